@@ -1,0 +1,111 @@
+"""The names a trial is recorded under: the one schema that writer and reader share.
+
+`search/` writes MLflow runs with these names, `analysis/` reads them. Nothing here
+imports more than the standard library, so that a query pays nothing for it.
+"""
+
+from enum import StrEnum
+
+SCHEMA_VERSION = 1
+"""Version of the names below; stored with every experiment as ``TAG_SCHEMA``."""
+
+
+class Outcome(StrEnum):
+    """How a trial ended."""
+
+    COMPLETE = "complete"
+    """Trained for its full budget."""
+    STOPPED_EARLY = "stopped_early"
+    """Ended by the early-stopping scheduler at a rung."""
+    FAILED = "failed"
+    """Raised or diverged; ``TAG_REASON`` says why."""
+    TIMEOUT = "timeout"
+    """Stopped reporting and was ended by the watchdog."""
+
+
+class SearchState(StrEnum):
+    """Where a search stands."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+class Kind(StrEnum):
+    """What an MLflow run of ours records (``TAG_KIND``)."""
+
+    SEARCH = "search"
+    """The parent run: plan, progress and answers."""
+    TRIAL = "trial"
+    """A child run: one student trained once."""
+
+
+# Tags, of the experiment (schema, search) and of runs.
+TAG_SCHEMA = "kdcurve.schema"
+TAG_SEARCH = "kdcurve.search"
+TAG_KIND = "kdcurve.kind"
+TAG_OBJECTIVE = "kdcurve.objective"
+TAG_STATE = "kdcurve.state"
+TAG_TRIAL = "kdcurve.trial"
+TAG_CONTEXT = "kdcurve.context"
+TAG_CONTEXT_LABEL = "kdcurve.context_label"
+TAG_OUTCOME = "kdcurve.outcome"
+TAG_REASON = "kdcurve.reason"
+TAG_START_DESIGN = "kdcurve.start_design"
+"""``true`` for the trials every context starts with (KD weights 0, ½ and 1)."""
+
+# Parameters of a trial's run, with the type a reader gives them.
+TRIAL_PARAMS: dict[str, type] = {
+    "dataset": str,
+    "label_noise": float,
+    "student": str,
+    "method": str,
+    "fraction": float,
+    "teacher": str,
+    "teacher_fraction": float,
+    "kd_weight": float,
+    "temperature": float,
+    "seed": int,
+    "teacher_seed": int,
+    "budget_epochs": int,
+    "kept_samples": int,
+}
+CONTEXT_PARAMS = (
+    "dataset",
+    "student",
+    "method",
+    "fraction",
+    "teacher",
+    "teacher_fraction",
+    "temperature",
+)
+"""Parameters that may tell one context from another."""
+
+# Metrics of a trial, one value per epoch (MLflow step = epoch, counted from 1).
+TRAIN_LOSS = "train_loss"
+TRAIN_CE = "train_ce"
+TRAIN_KD = "train_kd"
+VAL_ACCURACY = "val_accuracy"
+"""Share of validation samples classified correctly, in [0, 1]."""
+VAL_LOSS = "val_loss"
+"""Mean cross-entropy on the validation split, in nats."""
+VAL_R2 = "val_r2"
+"""Coefficient of determination on the population (ridge problem), at most 1."""
+SAMPLES_PER_S = "samples_per_s"
+SECONDS = "seconds"
+"""Training seconds since the trial's start, validation included."""
+EPOCH = "epoch"
+
+OBJECTIVES = {"classification": VAL_ACCURACY, "ridge": VAL_R2}
+"""What a search maximises, by kind of problem."""
+
+
+def curve_metric(method: str, teacher: str) -> str:
+    """Name of the parent run's metric that holds the best KD weight (step = `curve_step`)."""
+    return f"best_kd_weight/{method}/{teacher}"
+
+
+def curve_step(fraction: float) -> int:
+    """The MLflow step at which a fraction's answer is logged: thousandths of the data kept."""
+    return round(1000 * fraction)
