@@ -17,7 +17,7 @@ KdWeight = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Strict(BaseModel):
-    """Base of all configurations: immutable, unknown keys refused, no silent conversion."""
+    """Base of all configurations: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

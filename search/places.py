@@ -1,0 +1,77 @@
+"""Where things live: one folder by default, URIs on a cluster."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import KdcurveError
+
+
+@dataclass(frozen=True)
+class Places:
+    """The four places of a search; each defaults to a file or folder under `home`."""
+
+    home: Path
+    """Folder with everything that has no place of its own."""
+    record: str
+    """SQLAlchemy URI of the journal."""
+    tracking_uri: str
+    """MLflow tracking URI."""
+    storage: Path
+    """Folder for caches and Tune's working files, shared by all nodes."""
+
+    @classmethod
+    def at(
+        cls,
+        home: Path | str = "kdcurve-data",
+        record: str | None = None,
+        tracking_uri: str | None = None,
+        storage: Path | str | None = None,
+    ) -> "Places":
+        """Fill in what is not given from `home`."""
+        home = Path(home).expanduser().resolve()
+        return cls(
+            home=home,
+            record=record or f"sqlite:///{home / 'record.db'}",
+            tracking_uri=tracking_uri or f"sqlite:///{home / 'mlflow.db'}",
+            storage=Path(storage).expanduser().resolve() if storage else home,
+        )
+
+    @property
+    def cache(self) -> Path:
+        """Teachers and scores, made once and shared."""
+        return self.storage / "cache"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own working files; nothing is read back from them."""
+        return self.storage / "tune"
+
+    def folder(self, search: str) -> Path:
+        """A search's own folder: log, Optuna's storage, curve, schedule, report."""
+        return self.home / "searches" / search
+
+    def artifact_root(self) -> str | None:
+        """Where MLflow shall keep artifacts; None leaves it to a tracking server."""
+        if self.tracking_uri.startswith("sqlite:"):
+            return (self.home / "mlartifacts").as_uri()
+        return None
+
+    def make(self) -> None:
+        """Create the folders.
+
+        Raises:
+            KdcurveError: a folder cannot be made or written.
+        """
+        for folder in (self.home, self.storage):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise KdcurveError(
+                    f"cannot create the folder {folder}: {error.strerror}; "
+                    "choose another with --home or --storage"
+                ) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise KdcurveError(
+                    f"cannot write to the folder {folder}; choose another with --home or --storage"
+                )
