@@ -34,6 +34,11 @@ def content_key(value: BaseModel | dict[str, Any], length: int = 16) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
+def count_kept(samples: int, fraction: float) -> int:
+    """Samples that pruning to `fraction` keeps: rounded half up, at least 1."""
+    return max(1, math.floor(fraction * samples + 0.5))
+
+
 class ImageDataset(Strict):
     """A data set of labelled images, held in memory."""
 
