@@ -66,6 +66,8 @@ class RidgeDataset(Strict):
     """Standard deviation of the label noise; the signal's variance is 1."""
     ridge: float = Field(0.02, gt=0.0, allow_inf_nan=False)
     """Regularisation per sample, shared by teacher and student."""
+    decay: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    """The variance of feature j is `j ** -decay`: the faster, the more alike the samples."""
     seed: int = Field(0, ge=0)
     """Draws the features and the true coefficients; shared by all trials."""
 

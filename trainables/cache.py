@@ -1,0 +1,106 @@
+"""What is expensive is made once: a folder of safetensors files named by content.
+
+A key names all that determines a file's content, so a file is never updated, only
+made. Writing is atomic; a checksum is verified on every read, because a cache on shared
+storage outlives the process (and the disk) that wrote it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Entry = tuple[dict[str, Tensor], dict[str, str]]
+"""Named tensors and string metadata."""
+
+_CHECKSUM = "sha256"
+
+
+class DamagedError(ValueError):
+    """A cached file is not what was written."""
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # safetensors' own bytes: unlike numpy's they exist for bfloat16 too.
+        digest.update(safetensors.torch.save({"": tensor}))
+    return digest.hexdigest()
+
+
+def exists(folder: Path, key: str) -> bool:
+    """Whether a file of this key is there (it may still prove damaged when read)."""
+    return _path(folder, key).is_file()
+
+
+def load(folder: Path, key: str) -> Entry:
+    """Read and verify a cached file.
+
+    Raises:
+        FileNotFoundError: nothing is cached under this key.
+        DamagedError: the file is truncated or altered; the message names it.
+    """
+    path = _path(folder, key)
+    content = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(content)
+        header_bytes = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    expected = metadata.pop(_CHECKSUM, None)
+    if expected != _checksum(tensors, metadata):
+        raise DamagedError(f"{path} is damaged: its checksum does not match its content")
+    return tensors, metadata
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    stamped = {**metadata, _CHECKSUM: _checksum(tensors, metadata)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: only within one file system is the renaming atomic.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(safetensors.torch.save(tensors, stamped))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
+    """Read what is cached under `key`, or make and store it.
+
+    Two processes that make the same key at once both work; the later file replaces the
+    earlier, equal one.
+
+    Args:
+        folder: the cache; created if missing.
+        key: name of the content; must hash everything that determines it.
+        make: returns tensors and string metadata; called if the file is missing or damaged.
+    """
+    if exists(folder, key):
+        try:
+            return load(folder, key)
+        except DamagedError as error:
+            logger.warning("%s; making it again", error)
+    tensors, metadata = make()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _write(_path(folder, key), tensors, metadata)
+    return tensors, metadata

@@ -1,0 +1,62 @@
+"""How much there is of everything, before anything is loaded.
+
+All split arithmetic lives here, without torch, so that the checks of a search file and
+the loaders count the same samples.
+"""
+
+import math
+from dataclasses import dataclass
+
+from trainables.config import ImageDataset, RidgeDataset, TrialConfig
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The size of a data set as trials see it."""
+
+    train_samples: int
+    """Training samples before pruning, the validation split already set aside."""
+    classes: int
+    """Number of classes (1 for a regression)."""
+    shape: tuple[int, ...]
+    """Shape of one sample, `(channels, height, width)` or `(features,)`."""
+
+
+IMAGE_SOURCES: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo(train_samples=1437, classes=10, shape=(1, 8, 8)),
+}
+"""Each source's whole training set, validation included and test excluded."""
+
+
+def count_share(samples: int, share: float) -> int:
+    """Round `share * samples` half up (Python's `round` would go to the even neighbour)."""
+    return math.floor(share * samples + 0.5)
+
+
+def count_kept(samples: int, fraction: float) -> int:
+    """Samples that a fraction keeps: rounded half up, at least 1."""
+    return max(1, count_share(samples, fraction))
+
+
+def count_validation(samples: int, share: float) -> int:
+    """Samples set aside for validation: at least 1, and at least 1 is left to train on."""
+    return min(max(1, count_share(samples, share)), samples - 1)
+
+
+def describe(config: ImageDataset | RidgeDataset) -> DatasetInfo:
+    """Size of a data set, without loading it."""
+    if isinstance(config, RidgeDataset):
+        return DatasetInfo(config.samples, 1, (config.dimension,))
+    whole = IMAGE_SOURCES[config.name]
+    aside = count_validation(whole.train_samples, config.validation)
+    return DatasetInfo(whole.train_samples - aside, whole.classes, whole.shape)
+
+
+def kept_samples(config: TrialConfig) -> int:
+    """Training samples that a trial keeps after pruning."""
+    return count_kept(describe(config.dataset).train_samples, config.fraction)
+
+
+def total_epochs(config: TrialConfig) -> int:
+    """Epochs of a trial's full budget, the last one maybe partial."""
+    return config.recipe.total_epochs(kept_samples(config))
