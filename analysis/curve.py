@@ -1,0 +1,211 @@
+"""The answer per context: the best KD weight, its interval and what it gains."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.errors import AnalysisError, known
+from analysis.estimators import ESTIMATORS, Answer, Estimate, Trials
+from analysis.runs import load_runs
+from trainables.record import CONTEXT_PARAMS, Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ESTIMATORS", "best", "context_columns", "fit_curve", "fitted_lines"]
+
+ORDER = ("dataset", "student", "method", "teacher", "teacher_fraction", "temperature", "fraction")
+"""How the rows of a curve are sorted."""
+
+
+def best(
+    name: str,
+    tracking_uri: str,
+    method: str | None = None,
+    fraction: float | None = None,
+    teacher: str | None = None,
+    *,
+    estimator: str = "quadratic",
+    level: float = 0.9,
+) -> "pd.DataFrame":
+    """Answer from MLflow which setting is best in each context.
+
+    Args:
+        name: the search.
+        tracking_uri: where MLflow keeps it.
+        method: only this pruning method.
+        fraction: only this kept fraction, in (0, 1].
+        teacher: only this teacher.
+        estimator: a name of `ESTIMATORS`.
+        level: probability inside an interval, in (0, 1).
+
+    Returns:
+        See `fit_curve`.
+
+    Raises:
+        AnalysisError: as `load_runs` and `fit_curve`, or a filter that matches nothing.
+    """
+    runs = load_runs(name, tracking_uri)
+    wanted = {"method": method, "fraction": fraction, "teacher": teacher}
+    for column, value in wanted.items():
+        if value is not None:
+            runs = _only(runs, column, value)
+    return fit_curve(runs, estimator, level)
+
+
+def fit_curve(
+    runs: "pd.DataFrame", estimator: str = "quadratic", level: float = 0.9
+) -> "pd.DataFrame":
+    """Estimate the best setting of every context from its complete trials.
+
+    Trials that were stopped early, failed or are still running are counted, never fitted. The
+    intervals are conditional on the estimator's model, on the seeds that were run, and on the
+    teacher and the pruning scores that all trials of a context share (see `estimators`).
+
+    Args:
+        runs: from `load_runs`, whole or filtered.
+        estimator: a name of `ESTIMATORS`.
+        level: probability inside an interval, in (0, 1).
+
+    Returns:
+        One row per context: `context` (hash), `label`, the names of `record.CONTEXT_PARAMS`
+        (recommended values where they were tuned), `kd_weight`, `score` and `gain` (score
+        minus that at KD weight 0) each with `_low` and `_high`, `score_without_kd` (estimated at
+        KD weight 0), `measured_without_kd` (plain mean of the `n_without_kd` complete trials
+        there), `n_complete`, `n_stopped`, `n_failed`, `n_running`, `n_seeds`, and `reason` where
+        there is no answer (its numbers are then missing). Scores are in the objective's own
+        unit. `attrs` adds `contexts` (names), `estimator` and `level` to those of `runs`.
+
+    Raises:
+        AnalysisError: unknown estimator, a level outside (0, 1), or no complete trial at all.
+    """
+    import pandas as pd  # noqa: PLC0415  (kept out of the import of this package)
+
+    if estimator not in ESTIMATORS:
+        raise AnalysisError(f"estimator {estimator!r} is unknown; known: {known(ESTIMATORS)}")
+    if not 0.0 < level < 1.0:
+        raise AnalysisError(f"level {level:g} is not inside (0, 1)")
+    if not usable(runs).any():
+        raise AnalysisError(
+            f"search {runs.attrs['search']!r} has no complete trial yet: {_tally(runs)}"
+        )
+    rows = [
+        {"context": context, **_context_row(trials, runs.attrs["tuned"], estimator, level)}
+        for context, trials in runs.groupby("context", sort=False)
+    ]
+    contexts = context_columns(runs)
+    order = [name for name in ORDER if name in contexts]
+    curve = pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    curve["reason"] = curve["reason"].astype("str")
+    curve.attrs = {
+        **runs.attrs,
+        "contexts": contexts,
+        "estimator": estimator,
+        "level": level,
+    }
+    return curve
+
+
+def fitted_lines(runs: "pd.DataFrame", curve: "pd.DataFrame", points: int = 51) -> "pd.DataFrame":
+    """The fitted mean over the KD weight, for pictures.
+
+    Args:
+        runs: the trials behind the curve.
+        curve: from `fit_curve`.
+        points: KD weights per context, evenly over [0, 1].
+
+    Returns:
+        Rows (`context`, `kd_weight`, `mean`, `low`, `high`), the other tuned values held at
+        the recommended ones; none for contexts without an answer or an estimator without line.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    kd_weight = np.linspace(0.0, 1.0, points)
+    frames = [pd.DataFrame(columns=["context", "kd_weight", "mean", "low", "high"])]
+    for context, trials in runs[usable(runs)].groupby("context", sort=False):
+        answer = ESTIMATORS[curve.attrs["estimator"]](
+            _arrays(trials, runs.attrs["tuned"]), curve.attrs["level"]
+        )
+        if answer.line is not None:
+            mean, low, high = answer.line(kd_weight)
+            columns = {"kd_weight": kd_weight, "mean": mean, "low": low, "high": high}
+            frames.append(pd.DataFrame({"context": context, **columns}))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def context_columns(runs: "pd.DataFrame") -> tuple[str, ...]:
+    """The parameters that tell contexts apart: those of the schema that were not tuned."""
+    return tuple(name for name in CONTEXT_PARAMS if name not in runs.attrs["tuned"])
+
+
+def usable(runs: "pd.DataFrame") -> "pd.Series[bool]":
+    """Which trials enter a fit: full budget and a finite score."""
+    return (runs["outcome"] == Outcome.COMPLETE) & np.isfinite(runs["score"])
+
+
+def _context_row(
+    trials: "pd.DataFrame", tuned: tuple[str, ...], estimator: str, level: float
+) -> dict[str, object]:
+    complete = trials[usable(trials)]
+    arrays = _arrays(complete, tuned)
+    answer = ESTIMATORS[estimator](arrays, level) if len(complete) else Answer("no complete trial")
+    without = arrays.score[arrays.kd_weight == 0.0]
+    outcomes = trials["outcome"].value_counts()
+    stopped = int(outcomes.get(Outcome.STOPPED_EARLY, 0))
+    running = int(trials["outcome"].isna().sum())
+    first = trials.iloc[0]
+    return {
+        "label": first["label"],
+        **{
+            name: answer.others.get(name) if name in tuned else first[name]
+            for name in CONTEXT_PARAMS
+        },
+        **_columns("kd_weight", answer.kd_weight),
+        **_columns("score", answer.score),
+        "score_without_kd": answer.score_without_kd,
+        **_columns("gain", answer.gain),
+        "measured_without_kd": float(without.mean()) if len(without) else np.nan,
+        "n_without_kd": len(without),
+        "n_complete": len(complete),
+        "n_stopped": stopped,
+        # A full training whose score is not a number is a failure too.
+        "n_failed": len(trials) - len(complete) - stopped - running,
+        "n_running": running,
+        "n_seeds": len(np.unique(arrays.seed)),
+        "reason": answer.reason,
+    }
+
+
+def _arrays(complete: "pd.DataFrame", tuned: tuple[str, ...]) -> Trials:
+    others = [name for name in CONTEXT_PARAMS if name in tuned]
+    return Trials(
+        kd_weight=complete["kd_weight"].to_numpy(dtype=np.float64),
+        score=complete["score"].to_numpy(dtype=np.float64),
+        seed=complete["seed"].to_numpy(dtype=np.int64),
+        others={name: np.array(complete[name].tolist()) for name in others},
+    )
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _only(runs: "pd.DataFrame", column: str, value: str | float) -> "pd.DataFrame":
+    if column in runs.attrs["tuned"]:
+        raise AnalysisError(
+            f"{column} was tuned in search {runs.attrs['search']!r}: "
+            f"there is one answer for all of them, not one per {column}"
+        )
+    # Fractions went through text and back: compare them with a tolerance.
+    same = np.isclose(runs[column], value) if column == "fraction" else runs[column] == value
+    if not same.any():
+        there = sorted(runs[column].dropna().unique())
+        raise AnalysisError(
+            f"{column} {value!r} is not in search {runs.attrs['search']!r}; known: {known(there)}"
+        )
+    return runs[same]
+
+
+def _tally(runs: "pd.DataFrame") -> str:
+    outcomes = runs["outcome"].fillna("running").value_counts()
+    return ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()) or "no trial recorded"

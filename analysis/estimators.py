@@ -1,0 +1,306 @@
+"""From the complete trials of one context to its best setting: arrays in, an answer out.
+
+Two estimators of the same quantities. `quadratic` fits a parabola over the KD weight and
+recommends the maximum of the fitted mean; `grid` compares the means of the settings that were
+run. Neither recommends the best trial seen: the maximum of noisy values is biased upwards.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+DRAWS = 4000
+"""Posterior draws behind an interval."""
+DRAW_SEED = 20_230_611
+"""Fixed: the same trials give the same interval."""
+MIN_KD_WEIGHTS = 3
+"""Distinct KD weights that a parabola needs."""
+SPARE_TRIALS = 2
+"""Complete trials beyond the number of coefficients, so that there is noise to measure."""
+TEMPERATURES = 21
+"""Temperatures tried, evenly in the logarithm, between the smallest and largest one run."""
+NEEDS_TEACHER = ("temperature", "teacher", "teacher_fraction")
+"""Parameters without effect at KD weight 0."""
+
+
+class Estimate(NamedTuple):
+    """A number with its interval."""
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The complete trials of one context.
+
+    Args:
+        kd_weight: `[n]`, in [0, 1].
+        score: `[n]`, finite, higher is better.
+        seed: `[n]`.
+        others: the other tuned parameters by name, `[n]` each.
+    """
+
+    kd_weight: Floats
+    score: Floats
+    seed: NDArray[np.int64]
+    others: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the trials say about a context, or the `reason` why they say nothing."""
+
+    reason: str | None = None
+    kd_weight: Estimate = Estimate()
+    score: Estimate = Estimate()
+    score_without_kd: float = np.nan
+    gain: Estimate = Estimate()
+    others: dict[str, object] = field(default_factory=dict)
+    """The other tuned parameters' recommended values; those without effect are left out."""
+    line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
+    """KD weights `[k]` → fitted mean, low, high `[k]` (None for `grid`)."""
+
+
+Estimator = Callable[[Trials, float], Answer]
+
+
+def quadratic(trials: Trials, level: float) -> Answer:
+    """Fit a parabola over the KD weight α and take the maximum of the fitted mean.
+
+        mean(α, s) = b0 + b1 α + b2 α² + b3·method + α (b4 log τ + b5 log² τ + b6·teacher) + seed
+
+    The terms after b2 are there only where those parameters were tuned; the temperature and
+    the teacher act through α because at α = 0 they have no effect. A seed with two or more
+    trials gets an intercept of its own, so that KD weights are compared within seeds; seeds run
+    once share one. Where too few trials are left for that, the seeds' differences count as noise.
+
+    Intervals are equal-tailed, from draws of the coefficients' posterior under a flat prior (a
+    multivariate t). They hold if the mean is quadratic in α, for the seeds that were run and
+    for the one teacher and set of pruning scores that all trials share.
+
+    Args:
+        trials: at least three distinct KD weights and two trials more than coefficients.
+        level: probability inside an interval, in (0, 1).
+    """
+    weights = len(np.unique(trials.kd_weight))
+    if weights < MIN_KD_WEIGHTS:
+        return Answer(f"needs complete trials at {MIN_KD_WEIGHTS} KD weights, has {weights}")
+    if np.ptp(trials.score) <= 1e-12 * max(1.0, float(np.abs(trials.score).max())):
+        return Answer("all complete trials scored the same: no KD weight is better than another")
+    shift, slope, settings = _features(trials)
+    mean_terms = _terms(trials.kd_weight, shift.rows, slope.rows)
+    seeds = _seed_terms(trials.seed)
+    n, p = mean_terms.shape
+    design = np.hstack([mean_terms, seeds])
+    if not _determined(design):
+        design = mean_terms  # too few trials to tell the seeds apart
+    if not _determined(design):
+        needed = p + SPARE_TRIALS
+        if n < needed:
+            return Answer(f"needs {needed} complete trials for {p} coefficients, has {n}")
+        return Answer(f"the {n} complete trials cannot tell the {p} coefficients apart")
+    center, draws = _posterior(design, trials.score)
+    center, draws = center[:p], draws[:, :p]
+
+    point = _argmax(center[None], shift.options, slope.options)
+    best, chosen = float(point[0][0]), int(point[1][0])
+    sampled = _argmax(draws, shift.options, slope.options)[0]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+
+    def at(kd_weight: Floats) -> Floats:
+        rows = np.full(len(kd_weight), chosen)
+        return _terms(kd_weight, shift.options[rows], slope.options[rows])
+
+    def estimate(terms: Floats) -> Estimate:
+        low, high = np.quantile(draws @ terms, tails)
+        return Estimate(float(center @ terms), float(low), float(high))
+
+    def line(kd_weight: Floats) -> tuple[Floats, Floats, Floats]:
+        low, high = np.quantile(draws @ at(kd_weight).T, tails, axis=0)
+        return at(kd_weight) @ center, low, high
+
+    there, without = at(np.array([best, 0.0]))
+    low, high = np.quantile(sampled, tails)
+    return Answer(
+        # A flat or upward parabola's maximum jumps between the ends: keep the point inside.
+        kd_weight=Estimate(best, min(best, float(low)), max(best, float(high))),
+        score=estimate(there),
+        score_without_kd=float(center @ without),
+        gain=estimate(there - without),
+        others=_with_effect(settings[chosen], best),
+        line=line,
+    )
+
+
+def grid(trials: Trials, level: float) -> Answer:
+    """Compare the means of the settings that were run, each with two or more complete trials.
+
+    The interval of the KD weight spans the settings whose mean is not clearly below the best
+    one's (a t-test at `level` with the pooled variance within settings); the gain is a paired
+    t-interval over the seeds run at both. Its score is the largest of several noisy means and
+    so biased upwards a little: `quadratic` is not.
+
+    Args:
+        trials: settings repeated over seeds.
+        level: probability inside an interval, in (0, 1).
+    """
+    from scipy.special import stdtrit  # noqa: PLC0415  (a third of a second, only for this one)
+
+    names = list(trials.others)
+    keys = list(zip(trials.kd_weight, *trials.others.values(), strict=True))
+    cells = {
+        key: [i for i, other in enumerate(keys) if other == key] for key in dict.fromkeys(keys)
+    }
+    cells = {key: rows for key, rows in cells.items() if len(rows) > 1}
+    if not cells:
+        return Answer("no KD weight has two complete trials")
+    means = {key: float(trials.score[rows].mean()) for key, rows in cells.items()}
+    top = max(means, key=lambda key: means[key])
+    spare = sum(len(rows) - 1 for rows in cells.values())
+    squares = sum(float(((trials.score[rows] - means[k]) ** 2).sum()) for k, rows in cells.items())
+    quantile = float(stdtrit(spare, (1 + level) / 2))
+    noise = quantile * np.sqrt(squares / spare)
+    near = [
+        key[0]
+        for key, rows in cells.items()
+        if means[top] - means[key] <= noise * np.sqrt(1 / len(rows) + 1 / len(cells[top]))
+    ]
+    half = noise / np.sqrt(len(cells[top]))
+    without = trials.score[trials.kd_weight == 0.0]
+    return Answer(
+        kd_weight=Estimate(float(top[0]), float(min(near)), float(max(near))),
+        score=Estimate(means[top], means[top] - half, means[top] + half),
+        score_without_kd=float(without.mean()) if len(without) else np.nan,
+        gain=Estimate(0.0, 0.0, 0.0) if top[0] == 0.0 else _paired(trials, cells[top], level),
+        others=_with_effect(dict(zip(names, top[1:], strict=True)), float(top[0])),
+    )
+
+
+ESTIMATORS: dict[str, Estimator] = {"quadratic": quadratic, "grid": grid}
+
+
+class _Part(NamedTuple):
+    """Features of the trials `[n, q]` and of the settings to choose from `[settings, q]`."""
+
+    rows: Floats
+    options: Floats
+
+
+def _features(trials: Trials) -> tuple[_Part, _Part, list[dict[str, object]]]:
+    """Features that shift the mean, those that act through α, and the settings' values."""
+    columns: dict[str, tuple[Floats, Floats]] = {}
+    values: dict[str, list[object]] = {}
+    for name, column in trials.others.items():
+        levels = np.unique(column)
+        if name == "temperature":
+            log = np.log(column.astype(np.float64))
+            tried = np.linspace(log.min(), log.max(), TEMPERATURES if len(levels) > 1 else 1)
+            powers = np.arange(1, min(len(levels), MIN_KD_WEIGHTS))
+            width = float(np.ptp(log)) or 1.0
+            center = float(log.mean())
+            columns[name] = (
+                ((log - center) / width)[:, None] ** powers,
+                ((tried - center) / width)[:, None] ** powers,
+            )
+            values[name] = np.exp(tried).tolist()
+        else:
+            columns[name] = (
+                (column[:, None] == levels[1:]).astype(np.float64),
+                (levels[:, None] == levels[1:]).astype(np.float64),
+            )
+            values[name] = levels.tolist()
+    choices = list(product(*(range(len(options)) for options in values.values())))
+    settings = [
+        {name: values[name][i] for name, i in zip(values, choice, strict=True)}
+        for choice in choices
+    ]
+
+    def part(names: list[str]) -> _Part:
+        index = {name: [choice[list(values).index(name)] for choice in choices] for name in names}
+        empty = (np.empty((len(trials.score), 0)), np.empty((len(choices), 0)))
+        return _Part(
+            np.hstack([empty[0], *(columns[name][0] for name in names)]),
+            np.hstack([empty[1], *(columns[name][1][index[name]] for name in names)]),
+        )
+
+    through_alpha = [name for name in values if name in NEEDS_TEACHER]
+    return part([n for n in values if n not in through_alpha]), part(through_alpha), settings
+
+
+def _terms(kd_weight: Floats, shift: Floats, slope: Floats) -> Floats:
+    """Rows of the design: `[1, α, α², shift, α · slope]`."""
+    alpha = kd_weight[:, None]
+    return np.hstack([np.ones_like(alpha), alpha, alpha**2, shift, alpha * slope])
+
+
+def _argmax(draws: Floats, shift: Floats, slope: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """Best KD weight `[draws]` and setting `[draws]` under each draw of the coefficients.
+
+    For a fixed setting the mean is a parabola in α, so its maximum over [0, 1] is exact.
+    """
+    at = 3 + shift.shape[1]
+    level = draws[:, :1] + draws[:, 3:at] @ shift.T
+    b1 = draws[:, 1:2] + draws[:, at:] @ slope.T
+    b2 = draws[:, 2:3]
+    with np.errstate(over="ignore"):  # a nearly straight line has its vertex far outside
+        vertex = np.clip(-b1 / (2 * np.where(b2 < 0, b2, -1.0)), 0.0, 1.0)
+    alpha = np.where(b2 < 0, vertex, (b1 + b2 > 0).astype(np.float64))
+    setting = np.argmax(level + b1 * alpha + b2 * alpha**2, axis=1)
+    return alpha[np.arange(len(draws)), setting], setting
+
+
+def _seed_terms(seed: NDArray[np.int64]) -> Floats:
+    """Columns for the seeds' intercepts, centred: the mean is that of the average seed."""
+    seeds, index, counts = np.unique(seed, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(counts > 1)
+    if len(repeated) == len(seeds):
+        repeated = repeated[1:]
+    return (index[:, None] == repeated).astype(np.float64) - 1.0 / len(seeds)
+
+
+def _determined(design: Floats) -> bool:
+    n, p = design.shape
+    return n >= p + SPARE_TRIALS and int(np.linalg.matrix_rank(design)) == p
+
+
+def _posterior(design: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """Least squares: coefficients `[p]` and draws of their posterior `[DRAWS, p]`."""
+    n, p = design.shape
+    q, r = np.linalg.qr(design)
+    center = np.linalg.solve(r, q.T @ score)
+    squares = float(((score - design @ center) ** 2).sum())
+    rng = np.random.default_rng(DRAW_SEED)
+    sigma = np.sqrt(squares / rng.chisquare(n - p, DRAWS))
+    steps = np.linalg.solve(r, rng.standard_normal((p, DRAWS))) * sigma
+    return center, center + steps.T
+
+
+def _paired(trials: Trials, rows: list[int], level: float) -> Estimate:
+    """Mean difference to KD weight 0 over the seeds run at both, with a t-interval."""
+    from scipy.special import stdtrit  # noqa: PLC0415
+
+    without = {
+        int(seed): float(trials.score[(trials.seed == seed) & (trials.kd_weight == 0.0)].mean())
+        for seed in np.unique(trials.seed[trials.kd_weight == 0.0])
+    }
+    gains = np.array(
+        [trials.score[i] - without[s] for i in rows if (s := int(trials.seed[i])) in without]
+    )
+    if len(gains) < 2:  # noqa: PLR2004  (a spread needs two)
+        return Estimate()
+    half = float(stdtrit(len(gains) - 1, (1 + level) / 2)) * gains.std(ddof=1) / np.sqrt(len(gains))
+    return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
+
+
+def _with_effect(setting: dict[str, object], kd_weight: float) -> dict[str, object]:
+    if kd_weight > 0.0:
+        return setting
+    return {name: value for name, value in setting.items() if name not in NEEDS_TEACHER}

@@ -1,0 +1,174 @@
+"""How numbers are written, in the terminal and in the report alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from trainables.record import VAL_ACCURACY, Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.schedule import Law
+
+MISSING = "–"
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading and how it is set."""
+
+    title: str
+    justify: Literal["left", "right"] = "right"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns, for `rich` and HTML alike."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def fraction_text(fraction: float) -> str:
+    """A kept fraction as a percentage: 0.05 → `5%`, 0.125 → `12.5%`."""
+    return f"{100 * fraction:.4g}%"
+
+
+def with_interval(value: float, low: float, high: float, spec: str = ".2f") -> str:
+    """A number with its interval: `0.42 [0.30, 0.55]`; without one if it is not known."""
+    if not np.isfinite(value):
+        return MISSING
+    numbers = [format(number, spec) for number in (value, low, high)]
+    # An interval is read beside its value, whose sign says enough unless they differ.
+    text = f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if np.isfinite(low) else numbers[0]
+    return text.replace("-", MINUS)
+
+
+def is_share(objective: str) -> bool:
+    """Whether the objective is a share, shown in percent and its differences in points."""
+    return objective == VAL_ACCURACY
+
+
+def score_scale(objective: str) -> float:
+    """What a score is multiplied with to be shown."""
+    return 100.0 if is_share(objective) else 1.0
+
+
+def score_title(objective: str) -> str:
+    """The objective's name with its unit, for headings and axes."""
+    names = {VAL_ACCURACY: "validation accuracy (%)", "val_r2": "validation R²"}
+    return names.get(objective, objective)
+
+
+def score_text(objective: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """A score with its interval: accuracies in percent, others as they are."""
+    scale = score_scale(objective)
+    spec = ".1f" if is_share(objective) else ".4f"
+    return with_interval(scale * value, scale * low, scale * high, spec)
+
+
+def gain_text(objective: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """A difference of scores with its interval and sign: accuracies in points."""
+    scale = score_scale(objective)
+    spec = "+.1f" if is_share(objective) else "+.4f"
+    return with_interval(scale * value, scale * low, scale * high, spec)
+
+
+def curve_table(curve: "pd.DataFrame") -> Table:
+    """The answers as text: what varies between contexts, the best setting, the evidence.
+
+    Args:
+        curve: from `analysis.curve.fit_curve`.
+    """
+    objective = curve.attrs["objective"]
+    tuned = set(curve.attrs["tuned"])
+    fixed = [
+        name
+        for name in curve.attrs["contexts"]
+        if name in ("method", "fraction", "teacher") or curve[name].nunique() > 1
+    ]
+    chosen = [name for name in ("method", "teacher", "teacher_fraction", "temperature")
+              if name in tuned]  # fmt: skip
+    unit = " (points)" if is_share(objective) else ""
+    columns = (
+        *(Column(_heading(name), _side(name)) for name in fixed),
+        Column("best KD weight"),
+        *(Column(f"best {_heading(name)}", _side(name)) for name in chosen),
+        Column(score_title(objective)),
+        Column(f"gain over no KD{unit}"),
+        Column("complete / stopped / failed"),
+        Column("seeds"),
+        Column("note", "left"),
+    )
+    noted = curve["reason"].notna().any() or curve["n_running"].any()
+    rows = []
+    for row in curve.to_dict("records"):
+        cells = (
+            *(_value(name, row[name]) for name in fixed),
+            with_interval(*_estimate(row, "kd_weight")),
+            *(_value(name, row[name]) for name in chosen),
+            score_text(objective, *_estimate(row, "score")),
+            gain_text(objective, *_estimate(row, "gain")),
+            f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}",
+            str(row["n_seeds"]),
+            _note(row),
+        )
+        rows.append(cells if noted else cells[:-1])
+    return Table(columns if noted else columns[:-1], tuple(rows))
+
+
+def outcome_table(runs: "pd.DataFrame") -> Table:
+    """How many trials ended how, with the reasons of those that failed, most frequent first."""
+    rows: list[tuple[str, str, str]] = []
+    for outcome in Outcome:
+        ended = runs[runs["outcome"] == outcome]
+        plain = str(outcome).replace("_", " ")
+        reasons = ended["reason"].fillna("").value_counts()
+        rows += [(plain, str(count), str(reason)) for reason, count in reasons.items()]
+    if running := int(runs["outcome"].isna().sum()):
+        rows.append(("running", str(running), ""))
+    columns = (Column("outcome", "left"), Column("trials"), Column("reason", "left"))
+    return Table(columns, tuple(rows))
+
+
+def law_text(law: "Law") -> str:
+    """A schedule's formula in f, the kept fraction: `clip(0.12 − 0.31 ln f, 0, 1)`."""
+    sign = MINUS if law.slope < 0 else "+"
+    intercept = f"{law.intercept:.3f}".replace("-", MINUS)
+    return f"clip({intercept} {sign} {abs(law.slope):.3f} ln f, 0, 1)"
+
+
+def _estimate(row: dict[str, float], name: str) -> tuple[float, float, float]:
+    return row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+_VALUES: dict[str, Callable[[float], str]] = {
+    "fraction": fraction_text,
+    "teacher_fraction": fraction_text,
+    "temperature": lambda value: f"{value:.2g}",
+}
+
+
+def _value(name: str, value: float | str | None) -> str:
+    if value is None or value != value:  # noqa: PLR0124  (NaN: had no effect, so none is named)
+        return MISSING
+    return _VALUES[name](float(value)) if name in _VALUES else str(value)
+
+
+def _heading(name: str) -> str:
+    titles = {"fraction": "data kept", "teacher_fraction": "teacher's data"}
+    return titles.get(name, name)
+
+
+def _side(name: str) -> Literal["left", "right"]:
+    return "right" if name in _VALUES else "left"
+
+
+def _note(row: dict[str, object]) -> str:
+    running = f"{row['n_running']} running" if row["n_running"] else ""
+    reason = row["reason"] if isinstance(row["reason"], str) else ""
+    return "; ".join(filter(None, (reason, running)))

@@ -1,0 +1,152 @@
+"""One self-contained HTML file: the answers, the evidence and where they come from."""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from analysis.format import (
+    Column,
+    Table,
+    curve_table,
+    fraction_text,
+    law_text,
+    outcome_table,
+    score_title,
+)
+from analysis.plots import all_figures, svg
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.schedule import Schedule
+
+CAPTIONS = {
+    "kd_weight": (
+        "The KD weight to use against the training data kept. Points are the answers with "
+        "their intervals; lines are the fitted schedule, over the range it was fitted on."
+    ),
+    "accuracy": (
+        "The estimated score at the best KD weight, and without distillation "
+        "(the mean over teachers, which play no part there)."
+    ),
+    "fits": (
+        "Every trial behind the answers. The line is the fitted mean with its interval, the "
+        "vertical line the recommended KD weight. Each panel has its own vertical scale."
+    ),
+}
+CONDITIONS = {
+    "quadratic": (
+        "The mean score is taken as quadratic in the KD weight; seeds shift it up or down alike. "
+        "Where the truth bends otherwise, the intervals are too narrow."
+    ),
+    "grid": (
+        "Only KD weights that were run are compared. The best mean of several is biased upwards "
+        "a little, and so is its gain."
+    ),
+}
+
+
+def write_report(
+    path: str | Path,
+    runs: "pd.DataFrame",
+    curve: "pd.DataFrame",
+    schedule: "Schedule | None" = None,
+    provenance: Mapping[str, object] | None = None,
+) -> Path:
+    """Write the report; it opens without a network and without scripts.
+
+    Args:
+        path: the HTML file; its folder is made if need be.
+        runs: from `load_runs`.
+        curve: from `fit_curve` of those runs.
+        schedule: from `fit_schedule`, if one could be fitted.
+        provenance: what to name beside the search and its store, e.g. versions, a git commit.
+
+    Returns:
+        The path written.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = files("analysis").joinpath("templates/report.html").read_text(encoding="utf-8")
+    figures = {
+        name: (_inline(svg(figure), name), CAPTIONS[name])
+        for name, figure in all_figures(runs, curve, schedule).items()
+    }
+    text = environment.from_string(template).render(
+        search=curve.attrs["search"],
+        state=curve.attrs["state"] or "unknown",
+        objective=score_title(curve.attrs["objective"]),
+        level=f"{100 * curve.attrs['level']:.0f}%",
+        estimator=curve.attrs["estimator"],
+        condition=CONDITIONS[curve.attrs["estimator"]],
+        fixed=_fixed(curve),
+        tuned=", ".join(curve.attrs["tuned"]).replace("_", " "),
+        answered=int(curve["kd_weight"].notna().sum()),
+        contexts=len(curve),
+        answers=curve_table(curve),
+        outcomes=outcome_table(runs),
+        trials=len(runs),
+        schedule=schedule_table(schedule) if schedule else None,
+        left_out=schedule.left_out if schedule else (),
+        figures=figures,
+        provenance=_provenance(runs, curve, provenance or {}),
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def schedule_table(schedule: "Schedule") -> Table:
+    """The formulas of a schedule with the range each was fitted on."""
+    columns = (
+        Column("method", "left"),
+        Column("teacher", "left"),
+        Column("KD weight at kept fraction f", "left"),
+        Column("fitted on"),
+        Column("answers"),
+    )
+    rows = []
+    for law in schedule.laws:
+        low, high = law.range
+        span = f"{fraction_text(low)} to {fraction_text(high)}"
+        rows.append((law.method, law.teacher, law_text(law), span, str(len(law.points))))
+    return Table(columns, tuple(rows))
+
+
+def _fixed(curve: "pd.DataFrame") -> dict[str, str]:
+    """What all contexts have in common."""
+    return {
+        name.replace("_", " "): str(curve[name].iloc[0])
+        for name in curve.attrs["contexts"]
+        if curve[name].nunique() == 1 and name not in ("method", "fraction", "teacher")
+    }
+
+
+def _provenance(
+    runs: "pd.DataFrame", curve: "pd.DataFrame", more: Mapping[str, object]
+) -> dict[str, str]:
+    hours = float(runs["seconds"].sum()) / 3600
+    rows = {
+        "search": curve.attrs["search"],
+        "MLflow": curve.attrs["tracking_uri"],
+        "parent run": curve.attrs["parent_run_id"],
+        "started": runs["start_time"].min(),
+        "last trial ended": runs["end_time"].max(),
+        "training time, all trials": f"{hours:.2f} hours",
+        **more,
+    }
+    return {name: str(value) for name, value in rows.items() if value == value}  # noqa: PLR0124  (NaT)
+
+
+def _inline(text: str, name: str) -> Markup:
+    """SVG ready to stand in HTML: no prolog or metadata, and ids that no other figure has."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    label = f'<svg role="img" aria-label="{name.replace("_", " ")}"'
+    return Markup(text.replace("<svg", label, 1))  # noqa: S704  (our own figure; labels are escaped by matplotlib)
