@@ -140,7 +140,8 @@ def context_columns(runs: "pd.DataFrame") -> tuple[str, ...]:
 
 def usable(runs: "pd.DataFrame") -> "pd.Series[bool]":
     """Which trials enter a fit: full budget and a finite score."""
-    return (runs["outcome"] == Outcome.COMPLETE) & np.isfinite(runs["score"])
+    entering: pd.Series[bool] = (runs["outcome"] == Outcome.COMPLETE) & np.isfinite(runs["score"])
+    return entering
 
 
 def _context_row(

@@ -37,6 +37,9 @@ class Estimate(NamedTuple):
     high: float = np.nan
 
 
+UNKNOWN = Estimate()
+
+
 @dataclass(frozen=True)
 class Trials:
     """The complete trials of one context.
@@ -59,10 +62,10 @@ class Answer:
     """What the trials say about a context, or the `reason` why they say nothing."""
 
     reason: str | None = None
-    kd_weight: Estimate = Estimate()
-    score: Estimate = Estimate()
+    kd_weight: Estimate = UNKNOWN
+    score: Estimate = UNKNOWN
     score_without_kd: float = np.nan
-    gain: Estimate = Estimate()
+    gain: Estimate = UNKNOWN
     others: dict[str, object] = field(default_factory=dict)
     """The other tuned parameters' recommended values; those without effect are left out."""
     line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
@@ -263,12 +266,13 @@ def _seed_terms(seed: NDArray[np.int64]) -> Floats:
     repeated = np.flatnonzero(counts > 1)
     if len(repeated) == len(seeds):
         repeated = repeated[1:]
-    return (index[:, None] == repeated).astype(np.float64) - 1.0 / len(seeds)
+    columns: Floats = (index[:, None] == repeated).astype(np.float64) - 1.0 / len(seeds)
+    return columns
 
 
 def _determined(design: Floats) -> bool:
     n, p = design.shape
-    return n >= p + SPARE_TRIALS and int(np.linalg.matrix_rank(design)) == p
+    return bool(n >= p + SPARE_TRIALS and np.linalg.matrix_rank(design) == p)
 
 
 def _posterior(design: Floats, score: Floats) -> tuple[Floats, Floats]:
@@ -295,7 +299,7 @@ def _paired(trials: Trials, rows: list[int], level: float) -> Estimate:
         [trials.score[i] - without[s] for i in rows if (s := int(trials.seed[i])) in without]
     )
     if len(gains) < 2:  # noqa: PLR2004  (a spread needs two)
-        return Estimate()
+        return UNKNOWN
     half = float(stdtrit(len(gains) - 1, (1 + level) / 2)) * gains.std(ddof=1) / np.sqrt(len(gains))
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
 

@@ -1,8 +1,8 @@
 """How numbers are written, in the terminal and in the report alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def law_text(law: "Law") -> str:
     return f"clip({intercept} {sign} {abs(law.slope):.3f} ln f, 0, 1)"
 
 
-def _estimate(row: dict[str, float], name: str) -> tuple[float, float, float]:
+def _estimate(row: Mapping[Hashable, Any], name: str) -> tuple[float, float, float]:
     return row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
@@ -168,7 +168,7 @@ def _side(name: str) -> Literal["left", "right"]:
     return "right" if name in _VALUES else "left"
 
 
-def _note(row: dict[str, object]) -> str:
+def _note(row: Mapping[Hashable, Any]) -> str:
     running = f"{row['n_running']} running" if row["n_running"] else ""
     reason = row["reason"] if isinstance(row["reason"], str) else ""
     return "; ".join(filter(None, (reason, running)))

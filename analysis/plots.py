@@ -4,6 +4,7 @@ Figures are made as objects, without pyplot and its global state. Colours are Ok
 told apart by the colour-blind; markers and line styles repeat what colour says, for grey.
 """
 
+from collections.abc import Hashable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 GREY = "#666666"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -257,7 +258,7 @@ def _fit_panel(
     axes: Axes,
     trials: "pd.DataFrame",
     line: "pd.DataFrame | None",
-    row: dict[str, Any],
+    row: Mapping[Hashable, Any],
     seeds: dict[int, int],
     scale: float,
 ) -> None:

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
@@ -13,6 +13,8 @@ from trainables import record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 PAGE_RUNS = 5000
 """Runs asked for at a time; MLflow allows at most 50,000."""
@@ -75,7 +77,7 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
     return frame
 
 
-def _row(run: Any, objective: str) -> dict[str, object]:
+def _row(run: "Run", objective: str) -> dict[str, object]:
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
     return {
         "trial": int(tags[record.TAG_TRIAL]),
@@ -121,7 +123,7 @@ def _frame(rows: list[dict[str, object]]) -> "pd.DataFrame":
     return frame
 
 
-def _all_runs(client: Any, experiment_id: str) -> Iterator[Any]:
+def _all_runs(client: "MlflowClient", experiment_id: str) -> Iterator["Run"]:
     token = None
     while True:
         page = client.search_runs([experiment_id], max_results=PAGE_RUNS, page_token=token)
@@ -131,7 +133,7 @@ def _all_runs(client: Any, experiment_id: str) -> Iterator[Any]:
             return
 
 
-def _searches(client: Any) -> list[str]:
+def _searches(client: "MlflowClient") -> list[str]:
     """Names of the experiments that kdcurve wrote (the newest 1000 are looked at)."""
     found = client.search_experiments(max_results=1000)
     return [each.name for each in found if record.TAG_SCHEMA in each.tags]

@@ -76,7 +76,7 @@ class LeftOut(_Document):
 class Schedule(_Document):
     """A fitted function fraction → KD weight, one law per method and teacher."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     kind: Literal["clipped-log-linear"] = "clipped-log-linear"
     laws: tuple[Law, ...] = Field(min_length=1)
     left_out: tuple[LeftOut, ...] = ()
