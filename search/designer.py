@@ -1,0 +1,65 @@
+"""Which trial next: a pure function of the search and of what is known so far.
+
+Contexts take turns, so that an interrupted search has answers of equal quality for all
+of them. Each starts with KD weights 0, ½ and 1: the gain over plain training is then
+measured, not guessed. The start is repeated with further seeds while it takes at most
+half of the budget; after it the sampler chooses, and seeds take turns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.ledger import TrialState
+from search.space import Context, SearchSpec
+
+START_WEIGHTS = (0.0, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the design, to be filled with a trial."""
+
+    context: Context
+    index: int
+    """Number of the trial within its context."""
+    seed: int
+    start_values: dict[str, Any] | None
+    """Tuned values of the starting design; None leaves them to the sampler."""
+
+
+def start_trials(spec: SearchSpec) -> int:
+    """Trials of a context's starting design."""
+    blocks = min(spec.seeds.trials, max(1, spec.budget.trials_per_context // 6))
+    return len(START_WEIGHTS) * blocks
+
+
+def start_values(spec: SearchSpec, kd_weight: float) -> dict[str, Any]:
+    """A point of the starting design: a KD weight (inside its range), all else in the middle."""
+    tune = spec.tune
+    values: dict[str, Any] = {
+        "kd_weight": tune.kd_weight.low + kd_weight * (tune.kd_weight.high - tune.kd_weight.low)
+    }
+    for name in spec.tuned:
+        if name != "kd_weight":
+            domain = getattr(tune, name)
+            values[name] = domain[0] if isinstance(domain, list) else domain.middle
+    return values
+
+
+def next_slot(spec: SearchSpec, known: Mapping[str, Sequence[TrialState]]) -> Slot | None:
+    """The next place to fill, or None when the budget is spent.
+
+    Args:
+        spec: the search.
+        known: trials proposed so far, ended or not, by context key.
+    """
+    context = min(spec.context_list, key=lambda c: len(known.get(c.key, ())))
+    index = len(known.get(context.key, ()))
+    if index >= spec.budget.trials_per_context:
+        return None
+    start = start_trials(spec)
+    if index < start:
+        block, position = divmod(index, len(START_WEIGHTS))
+        return Slot(context, index, block, start_values(spec, START_WEIGHTS[position]))
+    return Slot(context, index, (index - start) % spec.seeds.trials, None)

@@ -1,0 +1,357 @@
+"""Run a search: connect to Ray, prepare what is shared, let Tune schedule, close the record."""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig
+from ray.tune.schedulers import FIFOScheduler
+
+from search.errors import KdcurveError, UsageError
+from search.journal import EventKind, Journal
+from search.ledger import Ledger, objective_of
+from search.places import Places
+from search.plan import shared_artifacts
+from search.recorder import Recorder
+from search.scheduler import ContextAsha
+from search.searcher import CurveSearcher
+from search.space import SearchSpec
+from search.studies import Studies
+from search.tracking import Delivery
+from trainables.config import Artifact
+from trainables.problem import prepare
+from trainables.record import SearchState
+from trainables.trial import DistillationTrial, pin_threads
+
+logger = logging.getLogger(__name__)
+
+DELIVERY_TIMEOUT_S = 120.0
+_PACKAGES = ("kdcurve", "torch", "ray", "optuna", "mlflow", "numpy")
+_TUNE_SETTINGS = {
+    # Its own loggers write three files per trial that the record makes superfluous.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Nothing is restored from Tune's snapshots, so none is needed during the run.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class Watcher(Protocol):
+    """Whoever wants to follow a search, e.g. `search.display.Display`."""
+
+    def say(self, text: str) -> None:
+        """Take note of a line."""
+
+    def watching(
+        self, spec: SearchSpec, ledger: Ledger
+    ) -> contextlib.AbstractContextManager[None]:
+        """Follow the trials while the context is open."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Ignore it."""
+
+    def watching(
+        self, spec: SearchSpec, ledger: Ledger
+    ) -> contextlib.AbstractContextManager[None]:
+        """Do nothing."""
+        return contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended."""
+
+    name: str
+    state: SearchState
+    ledger: Ledger
+    parent_run_id: str
+    """MLflow's id of the search's parent run."""
+    delivered: bool
+    """Whether all of the record reached MLflow."""
+
+
+def run(
+    spec: SearchSpec,
+    places: Places | None = None,
+    *,
+    address: str | None = None,
+    watcher: Watcher | None = None,
+) -> SearchResult:
+    """Run a new search to its end.
+
+    Args:
+        spec: the search (`search.load_spec` reads one from a file).
+        places: where things live; ``./kdcurve-data`` by default.
+        address: of a running Ray cluster; by default Ray is started on this machine,
+            bound to the loopback interface, and stopped afterwards.
+        watcher: follows the progress.
+
+    Raises:
+        UsageError: the name is taken.
+        KdcurveError: a folder, the record or MLflow cannot be used, or a teacher or the
+            scores could not be made.
+    """
+    places = places or Places.at()
+    places.make()
+    journal = Journal(places.record)
+    check_name(journal, spec.name)
+    delivery = Delivery(journal, spec, places)
+    delivery.check()
+    ledger = Ledger(journal, spec.name)
+    ledger.record(
+        EventKind.PLANNED,
+        spec=spec.model_dump(mode="json", exclude_none=True),
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        git_commit=_git_commit(),
+        hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
+    )
+    return _carry_out(spec, places, ledger, delivery, address, watcher or Silent())
+
+
+def resume(
+    name: str,
+    places: Places | None = None,
+    *,
+    address: str | None = None,
+    watcher: Watcher | None = None,
+) -> SearchResult:
+    """Go on with a search that was interrupted; nothing that finished is repeated.
+
+    Trials that were under way are trained again from their start.
+
+    Raises:
+        KdcurveError: there is no such search, or one of the places cannot be used.
+    """
+    places = places or Places.at()
+    places.make()
+    ledger = Ledger(Journal(places.record), name)
+    spec = ledger.spec
+    delivery = Delivery(ledger.journal, spec, places)
+    delivery.check()
+    return _carry_out(spec, places, ledger, delivery, address, watcher or Silent())
+
+
+def check_name(journal: Journal, name: str) -> None:
+    """Refuse a name that a recorded search has, and offer a free one."""
+    taken = set(journal.searches())
+    if name not in taken:
+        return
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    raise UsageError(
+        f"a search named {name!r} is recorded already; "
+        f"choose another name, e.g. --name {name}-{number}"
+    )
+
+
+def _carry_out(
+    spec: SearchSpec,
+    places: Places,
+    ledger: Ledger,
+    delivery: Delivery,
+    address: str | None,
+    watcher: Watcher,
+) -> SearchResult:
+    state = SearchState.FAILED
+    delivery.start()
+    try:
+        with _ray(places.folder(spec.name), address), _terminated_like_interrupted():
+            _prepare(spec, places, ledger, watcher)
+            with watcher.watching(spec, ledger):
+                _tune(spec, places, ledger)
+        finished = len(ledger.trials) == spec.trials and not ledger.unfinished()
+        state = SearchState.COMPLETE if finished else SearchState.INTERRUPTED
+    except KeyboardInterrupt:
+        state = SearchState.INTERRUPTED
+    finally:
+        ledger.record(EventKind.CLOSED, state=state)
+        delivered = delivery.finish(DELIVERY_TIMEOUT_S)
+    return SearchResult(spec.name, state, ledger, delivery.parent_run_id, delivered)
+
+
+@contextlib.contextmanager
+def _ray(folder: Path, address: str | None) -> Iterator[None]:
+    """Connect to Ray, or start it on this machine; stop only what was started here."""
+    os.environ.update(_TUNE_SETTINGS)
+    if ray.is_initialized():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    local: dict[str, Any] = {
+        "_node_ip_address": "127.0.0.1",
+        "include_dashboard": False,
+        "object_store_memory": 256 * 2**20,  # arrays travel through the cache, not through Ray
+    }
+    # Ray puts the folder it is started from before everything else on its workers' path:
+    # from here, a user's own `search` or `analysis` folder cannot take the place of ours.
+    with contextlib.chdir(folder):
+        ray.init(
+            address=address,
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+            **({} if address else local),
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a search as cleanly as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals are the caller's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher) -> None:
+    """Make teachers and scores as Ray tasks, or find them in the cache."""
+    needed = shared_artifacts(spec)
+    if not needed:
+        return
+    watcher.say(f"preparing {len(needed)} teachers and scores")
+    resources = spec.resources
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(_prepare_one)
+    waiting = {
+        task.remote(artifact.model_dump(mode="json"), type(artifact), places.cache, resources.cpu): (
+            artifact
+        )
+        for artifact in needed
+    }
+    while waiting:
+        done, _ = ray.wait(list(waiting))
+        for future in done:
+            artifact = waiting.pop(future)
+            try:
+                metadata = ray.get(future)
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None) or error
+                raise KdcurveError(
+                    f"could not prepare {artifact.key}: {type(cause).__name__}: {cause}"
+                ) from error
+            ledger.record(EventKind.PREPARED, key=artifact.key, metadata=metadata)
+            watcher.say(f"  {artifact.key}{_accuracy(metadata)}")
+
+
+def _prepare_one(
+    artifact: dict[str, Any], kind: type[Artifact], cache: Path, cpus: float
+) -> dict[str, str]:
+    pin_threads(cpus)
+    return prepare(kind.model_validate(artifact), cache)
+
+
+def _accuracy(metadata: dict[str, str]) -> str:
+    accuracy = metadata.get("val_accuracy")
+    return f": validation accuracy {100 * float(accuracy):.1f}%" if accuracy else ""
+
+
+def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
+    """Let Tune run the trials that are left."""
+    objective = objective_of(spec)
+    resources = spec.resources
+    searcher = CurveSearcher(
+        spec, ledger, Studies(spec, places.folder(spec.name) / "optuna.journal")
+    )
+    scheduler = (
+        FIFOScheduler()  # type: ignore[no-untyped-call]
+        if spec.early_stopping.name == "none"
+        else ContextAsha(spec, ledger, objective)
+    )
+    left = spec.trials - len(ledger.trials) + len(ledger.unfinished())
+    if not left:
+        return
+    folder = places.tune / spec.name
+    shutil.rmtree(folder, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            DistillationTrial, {"cpu": resources.cpu, "gpu": resources.gpu}
+        ),
+        param_space={
+            "objective": objective,
+            "cache": str(places.cache),
+            "cpus": resources.cpu,
+        },
+        tune_config=tune.TuneConfig(
+            metric=objective,
+            mode="max",
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=left,
+            max_concurrent_trials=resources.concurrent or _fitting(spec),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+        ),
+        run_config=RunConfig(
+            name=spec.name,
+            storage_path=str(places.tune),
+            callbacks=[Recorder(ledger, {c.key: spec.total_epochs(c) for c in spec.context_list})],
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            failure_config=FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )
+    # It would warn, trial by trial, that the files of the loggers turned off are missing.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    tuner.fit()
+    if not ledger.unfinished():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fitting(spec: SearchSpec) -> int:
+    """Trials that fit on the cluster at a time."""
+    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    fits = int(available.get("CPU", 1) // spec.resources.cpu)
+    if spec.resources.gpu:
+        fits = min(fits, int(available.get("GPU", 0) / spec.resources.gpu))
+    if fits < 1:
+        raise KdcurveError(
+            f"resources: a trial asks for {spec.resources.cpu:g} CPUs and "
+            f"{spec.resources.gpu:g} GPUs, but Ray has {available.get('CPU', 0):g} and "
+            f"{available.get('GPU', 0):g}"
+        )
+    return fits
+
+
+def _git_commit() -> str | None:
+    """Commit of this source tree, if it is one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607  (whichever git the user has)
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

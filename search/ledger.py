@@ -1,0 +1,153 @@
+"""What a search knows: its events replayed into the state of every trial.
+
+The same code applies an event when it happens and when a search is read back, so that
+what is shown, resumed or delivered never differs from what is recorded.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.errors import KdcurveError
+from search.journal import Event, EventKind, Journal
+from search.space import SearchSpec, parse_spec
+from trainables.config import ImageDataset
+from trainables.record import OBJECTIVES, Outcome, SearchState
+
+
+def objective_of(spec: SearchSpec) -> str:
+    """Name of the metric that a search maximises."""
+    kind = "classification" if isinstance(spec.dataset, ImageDataset) else "ridge"
+    return OBJECTIVES[kind]
+
+
+@dataclass
+class TrialState:
+    """One trial so far."""
+
+    number: int
+    context: str
+    values: Mapping[str, Any]
+    """The tuned values."""
+    seed: int
+    start_design: bool
+    scores: dict[int, float] = field(default_factory=dict)
+    """The objective after each epoch."""
+    running: bool = False
+    stopped_at: int | None = None
+    """Epoch of the rung that ended it."""
+    outcome: Outcome | None = None
+    reason: str | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return max(self.scores, default=0)
+
+
+class Ledger:
+    """The state of one search, and the only way to add to its journal."""
+
+    def __init__(self, journal: Journal, search: str) -> None:
+        self.journal = journal
+        self.search = search
+        self.trials: dict[int, TrialState] = {}
+        self.by_context: dict[str, list[TrialState]] = {}
+        self.prepared: dict[str, dict[str, Any]] = {}
+        self.state: SearchState | None = None
+        self.started: float | None = None
+        self.last: float | None = None
+        """Times of the first and the newest event, in seconds since the epoch."""
+        self.plan: dict[str, Any] = {}
+        for event in journal.events(search):
+            self._apply(event)
+
+    def record(self, kind: EventKind, trial: int | None = None, **data: Any) -> None:
+        """Append one event and take note of it."""
+        self.record_all([(kind, trial, data)])
+
+    def record_all(self, events: Iterable[tuple[EventKind, int | None, dict[str, Any]]]) -> None:
+        """Append several events in one transaction and take note of them."""
+        for event in self.journal.append(self.search, events):
+            self._apply(event)
+
+    @property
+    def spec(self) -> SearchSpec:
+        """The search as it was planned.
+
+        Raises:
+            KdcurveError: there is no such search.
+        """
+        if not self.plan:
+            raise KdcurveError(f"no search named {self.search!r} is recorded")
+        return parse_spec(self.plan["spec"], f"the recorded search {self.search!r}")
+
+    def outcomes(self) -> Counter[str]:
+        """Trials by outcome, with those that run as `running`."""
+        trials = list(self.trials.values())  # the display's thread reads while others are added
+        counts = Counter(str(t.outcome) for t in trials if t.outcome is not None)
+        counts["running"] = sum(t.running for t in trials)
+        return counts
+
+    def contexts_done(self, per_context: int) -> int:
+        """Contexts in which as many trials have ended as the budget allows."""
+        return sum(
+            sum(t.outcome is not None for t in list(trials)) >= per_context
+            for trials in list(self.by_context.values())
+        )
+
+    def unfinished(self) -> list[TrialState]:
+        """Trials that were proposed and have not ended."""
+        return [t for t in self.trials.values() if t.outcome is None]
+
+    def _apply(self, event: Event) -> None:
+        self.started = self.started or event.time
+        self.last = event.time
+        data = event.data
+        match event.kind:
+            case EventKind.PLANNED:
+                self.plan = data
+                self.state = SearchState.RUNNING
+                self._objective = objective_of(self.spec)
+            case EventKind.PREPARED:
+                self.prepared[data["key"]] = data["metadata"]
+            case EventKind.PROPOSED:
+                assert event.trial is not None  # noqa: S101  (the writer's invariant)
+                trial = TrialState(
+                    event.trial,
+                    data["context"],
+                    data["values"],
+                    data["seed"],
+                    data["start_design"],
+                )
+                self.trials[trial.number] = trial
+                self.by_context.setdefault(trial.context, []).append(trial)
+            case EventKind.STARTED:
+                trial = self._trial(event)
+                trial.running = True
+                # A trial that is taken up again trains from its first epoch.
+                trial.scores.clear()
+                trial.stopped_at = None
+            case EventKind.REPORTED:
+                score = data["metrics"].get(self._objective)
+                if score is not None:
+                    self._trial(event).scores[data["epoch"]] = score
+            case EventKind.RUNG:
+                if data["stop"]:
+                    self._trial(event).stopped_at = data["epoch"]
+            case EventKind.ENDED:
+                trial = self._trial(event)
+                trial.running = False
+                trial.outcome = Outcome(data["outcome"])
+                trial.reason = data["reason"]
+            case EventKind.ANSWER:
+                pass
+            case EventKind.CLOSED:
+                self.state = SearchState(data["state"])
+                for trial in self.trials.values():
+                    trial.running = False
+
+    def _trial(self, event: Event) -> TrialState:
+        assert event.trial is not None  # noqa: S101  (the writer's invariant)
+        return self.trials[event.trial]

@@ -1,0 +1,65 @@
+"""Tune's events into the record: trials started, reported and ended."""
+
+from typing import Any
+
+from ray.exceptions import RayTaskError
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from search.journal import EventKind
+from search.ledger import Ledger
+from search.unpickled import Unpickled
+from trainables.record import Outcome
+
+
+class Recorder(Unpickled, Callback):
+    """Writes what Tune observes to the ledger, once.
+
+    Args:
+        ledger: the record.
+        total_epochs: a trial's full budget by context key.
+    """
+
+    def __init__(self, ledger: Ledger, total_epochs: dict[str, int]) -> None:
+        self._ledger = ledger
+        self._total_epochs = total_epochs
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A worker takes a trial up."""
+        self._ledger.record(EventKind.STARTED, trial.config["number"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        """One or more epochs are done."""
+        number = trial.config["number"]
+        known = self._ledger.trials[number].epoch
+        self._ledger.record_all(
+            (EventKind.REPORTED, number, {"epoch": report["epoch"], "metrics": report})
+            for report in result["reports"]
+            if report["epoch"] > known
+        )
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        """A trial ended as it should: at its budget, or at a rung."""
+        state = self._ledger.trials[trial.config["number"]]
+        if state.epoch >= self._total_epochs[state.context]:
+            self._end(state.number, Outcome.COMPLETE)
+        elif state.stopped_at is not None:
+            self._end(state.number, Outcome.STOPPED_EARLY, f"at the rung of epoch {state.epoch}")
+        else:
+            self._end(state.number, Outcome.FAILED, f"ended without a reason at {state.epoch}")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A trial raised, or its worker died."""
+        error = trial.get_pickled_error()
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        lines = str(cause).strip().splitlines() or [""]
+        self._end(
+            trial.config["number"], Outcome.FAILED, f"{type(cause).__name__}: {lines[-1].strip()}"
+        )
+
+    def _end(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
+        self._ledger.record(EventKind.ENDED, number, outcome=outcome, reason=reason)

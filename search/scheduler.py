@@ -1,0 +1,80 @@
+"""Early stopping that compares like with like: Ray's ASHA, with rungs per context.
+
+One ASHA over all fractions would stop nearly every trial of the small ones, whose
+accuracies are lower whatever their KD weight.
+"""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from search.journal import EventKind
+from search.ledger import Ledger
+from search.space import SearchSpec
+from search.unpickled import Unpickled
+from trainables.record import EPOCH
+
+
+class ContextAsha(Unpickled, FIFOScheduler):
+    """One of Ray's `AsyncHyperBandScheduler` per context.
+
+    It has one bracket and so draws no random numbers. Trials of the starting design are
+    entered at every rung but never stopped: the gain over KD weight 0 needs them whole.
+    Decisions are recorded before Tune acts on them, because Tune reports a stop at a
+    rung, the end of the budget and a natural end all as ``done``.
+
+    Args:
+        spec: the search; `spec.early_stopping` says how.
+        ledger: its record; rungs that it holds are entered again.
+        objective: name of the metric to maximise.
+    """
+
+    def __init__(self, spec: SearchSpec, ledger: Ledger, objective: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ledger = ledger
+        self._objective = objective
+        self._rungs = {c.key: spec.rungs(c) for c in spec.context_list}
+        self._inner = {
+            c.key: AsyncHyperBandScheduler(
+                time_attr=EPOCH,
+                metric=objective,
+                mode="max",
+                max_t=spec.total_epochs(c),
+                grace_period=self._rungs[c.key][0],
+                reduction_factor=spec.early_stopping.reduction_factor,
+            )
+            for c in spec.context_list
+            if self._rungs[c.key]
+        }
+        self._replay()
+
+    def _replay(self) -> None:
+        for trial in self._ledger.trials.values():
+            if trial.outcome is None or trial.context not in self._inner:
+                continue
+            for epoch in self._rungs[trial.context]:
+                if epoch in trial.scores:
+                    self._decide(trial.number, epoch, trial.scores[epoch])
+
+    def _decide(self, number: int, epoch: int, score: float) -> bool:
+        """Enter a trial at a rung; whether ASHA would stop it there."""
+        inner = self._inner[self._ledger.trials[number].context]
+        # Ray's scheduler asks a trial for its id alone, and its controller for nothing.
+        controller, stand_in = cast(TuneController, None), cast(Trial, SimpleNamespace(trial_id=number))
+        inner.on_trial_add(controller, stand_in)
+        decision = inner.on_trial_result(controller, stand_in, {EPOCH: epoch, self._objective: score})
+        return bool(decision == TrialScheduler.STOP)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Compare at a rung; continue everywhere else."""
+        number, epoch = result["number"], result[EPOCH]
+        state = self._ledger.trials[number]
+        if state.context not in self._inner or epoch not in self._rungs[state.context]:
+            return str(TrialScheduler.CONTINUE)
+        score = result[self._objective]
+        stop = self._decide(number, epoch, score) and not state.start_design
+        self._ledger.record(EventKind.RUNG, number, epoch=epoch, score=score, stop=stop)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

@@ -1,0 +1,122 @@
+"""Optuna's side of a search: one study per context, derived from the record.
+
+The record is the truth and a study is a view of it: before Optuna is asked for a
+proposal, whatever the study lacks is told to it. Deleting the storage loses nothing.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState as OptunaState
+
+from search.designer import start_trials
+from search.ledger import TrialState
+from search.space import Context, SearchSpec
+from trainables.record import Outcome
+from trainables.seeds import derive
+
+optuna.logging.disable_default_handler()
+optuna.logging.enable_propagation()
+logging.getLogger("optuna").setLevel(logging.WARNING)
+
+SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": lambda seed, start: TPESampler(n_startup_trials=start, seed=seed),
+    "random": lambda seed, _: RandomSampler(seed=seed),
+}
+"""Samplers by name: (seed, size of the starting design) -> sampler."""
+
+_STATES = {
+    Outcome.COMPLETE: OptunaState.COMPLETE,
+    Outcome.STOPPED_EARLY: OptunaState.PRUNED,
+    Outcome.FAILED: OptunaState.FAIL,
+    Outcome.TIMEOUT: OptunaState.FAIL,
+}
+_NUMBER = "kdcurve.trial"
+
+
+def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
+    """What is tuned, in Optuna's terms."""
+    made: dict[str, BaseDistribution] = {}
+    for name in spec.tuned:
+        domain = getattr(spec.tune, name)
+        made[name] = (
+            CategoricalDistribution(domain)
+            if isinstance(domain, list)
+            else FloatDistribution(domain.low, domain.high, log=domain.log)
+        )
+    return made
+
+
+class Studies:
+    """The studies of one search, in a journal file.
+
+    Args:
+        spec: the search.
+        path: the storage; whatever is there is replaced, since it is derived.
+    """
+
+    def __init__(self, spec: SearchSpec, path: Path) -> None:
+        self._spec = spec
+        self._distributions = distributions(spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        self._studies: dict[str, optuna.Study] = {}
+        self._open: dict[int, optuna.Trial] = {}
+        """Optuna's side of trials whose end it was not told."""
+        self._known: set[int] = set()
+
+    def ask(self, context: Context, known: Iterable[TrialState], index: int) -> optuna.Trial:
+        """Let the sampler choose the tuned values of a context's next trial.
+
+        The choice depends on the search's seed, the context, `index` and what is known,
+        and on nothing else. `accept` says under which number it became a trial of ours.
+        """
+        study = self.sync(context, known)
+        study.sampler = SAMPLERS[self._spec.sampler](
+            derive(self._spec.seed, context.key, index) % 2**32, start_trials(self._spec)
+        )
+        return study.ask(self._distributions)
+
+    def accept(self, asked: optuna.Trial, number: int) -> None:
+        """Connect one of Optuna's trials with ours of that number."""
+        asked.set_user_attr(_NUMBER, number)
+        self._open[number] = asked
+        self._known.add(number)
+
+    def sync(self, context: Context, known: Iterable[TrialState]) -> optuna.Study:
+        """Tell a context's study what it does not know yet."""
+        study = self._studies.get(context.key)
+        if study is None:
+            study = self._studies[context.key] = optuna.create_study(
+                study_name=f"{self._spec.name}/{context.key}",
+                storage=self._storage,
+                direction="maximize",
+            )
+            study.set_user_attr("context", context.label)
+        for trial in known:
+            if trial.number not in self._known:
+                study.enqueue_trial(dict(trial.values))
+                self.accept(study.ask(self._distributions), trial.number)
+            if trial.outcome is not None and trial.number in self._open:
+                self._tell(study, trial, trial.outcome)
+        return study
+
+    def _tell(self, study: optuna.Study, trial: TrialState, outcome: Outcome) -> None:
+        asked = self._open.pop(trial.number)
+        for epoch, score in sorted(trial.scores.items()):
+            asked.report(score, epoch)
+        complete = outcome is Outcome.COMPLETE
+        study.tell(
+            asked, trial.scores[trial.epoch] if complete else None, state=_STATES[outcome]
+        )
