@@ -1,0 +1,554 @@
+"""The command `kdcurve`: launch searches, ask for answers, fit schedules."""
+
+import functools
+import inspect
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from analysis.errors import AnalysisError, nearest
+from search.errors import KdcurveError, UsageError
+from search.places import Places
+from trainables.record import Outcome, SearchState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.format import Table as TextTable
+    from search.launch import SearchResult
+    from search.ledger import Ledger
+    from search.space import SearchSpec
+
+app = typer.Typer(
+    name="kdcurve",
+    help="Find the best knowledge-distillation weight for every amount of data pruning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How answers are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+Name = Annotated[str, typer.Argument(help="Name of a search.", show_default=False)]
+Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
+Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Address of a running Ray cluster; by default Ray starts on this machine."),
+]
+
+# Every command takes these, so that `best NAME` looks where `search` wrote.
+_PLACES = {
+    "home": Annotated[
+        Path,
+        typer.Option(
+            envvar="KDCURVE_HOME",
+            help="Folder for the record, MLflow's files, caches and searches.",
+            rich_help_panel="Where things live",
+        ),
+    ],
+    "record": Annotated[
+        str | None,
+        typer.Option(
+            envvar="KDCURVE_RECORD",
+            help="SQLAlchemy URI of the record, e.g. postgresql://…",
+            show_default="HOME/record.db",
+            rich_help_panel="Where things live",
+        ),
+    ],
+    "tracking_uri": Annotated[
+        str | None,
+        typer.Option(
+            envvar="KDCURVE_TRACKING_URI",
+            help="MLflow tracking URI.",
+            show_default="HOME/mlflow.db",
+            rich_help_panel="Where things live",
+        ),
+    ],
+    "storage": Annotated[
+        Path | None,
+        typer.Option(
+            envvar="KDCURVE_STORAGE",
+            help="Folder for caches and trial files, shared by all machines.",
+            show_default="HOME",
+            rich_help_panel="Where things live",
+        ),
+    ],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", help="Show what libraries print, and tracebacks.")
+    ],
+}
+_PLACES_DEFAULTS = {"home": Path("kdcurve-data"), "verbose": False}
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command: add the options for places, turn faults into one line."""
+
+    @functools.wraps(function)
+    def call(*, verbose: bool, **arguments: Any) -> None:
+        chosen = {name: arguments.pop(name) for name in _PLACES if name != "verbose"}
+        try:
+            function(places=Places.at(**chosen), verbose=verbose, **arguments)
+        except (KdcurveError, AnalysisError) as error:
+            if verbose:
+                traceback.print_exc()
+            err.print(f"kdcurve: {error}", markup=False)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+    own = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name not in ("places", "verbose")
+    ]
+    shared = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_PLACES_DEFAULTS.get(name),
+            annotation=annotation,
+        )
+        for name, annotation in _PLACES.items()
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    call.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in own + shared}
+    return app.command(function.__name__.rstrip("_"))(call)
+
+
+@command
+def search(
+    file: Annotated[Path, typer.Argument(help="The search file (YAML).", show_default=False)],
+    places: Places,
+    verbose: bool,
+    name: Annotated[str | None, typer.Option(help="Use this name, not the file's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink the search to a minute or two.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Launch a search: validate the file, print the plan, run it, answer.
+
+    Example: `kdcurve search configs/demo.yaml --name first-try`
+    """
+    from search.space import load_spec, shrink  # noqa: PLC0415  (each command loads its own)
+
+    spec = load_spec(file, name)
+    if smoke:
+        spec = shrink(spec)
+    _print_plan(spec)
+    if dry_run:
+        return
+    from search import launch  # noqa: PLC0415
+
+    _follow(
+        spec.name,
+        places,
+        verbose,
+        lambda watcher: launch.run(spec, places, address=address, watcher=watcher),
+    )
+
+
+@command
+def resume(name: Name, places: Places, verbose: bool, address: Address = None) -> None:
+    """Go on with a search that was interrupted.
+
+    Example: `kdcurve resume demo`
+    """
+    from search import launch  # noqa: PLC0415
+
+    _ledger(name, places)
+    _follow(
+        name,
+        places,
+        verbose,
+        lambda watcher: launch.resume(name, places, address=address, watcher=watcher),
+    )
+
+
+def _follow(
+    name: str, places: Places, verbose: bool, carry_out: Callable[[Any], "SearchResult"]
+) -> None:
+    """Run or resume under the display, then print the answers and what to do next."""
+    from search.display import Display, quiet  # noqa: PLC0415
+    from search.publish import publish  # noqa: PLC0415
+
+    places.make()
+    log_file = places.folder(name) / "kdcurve.log"
+    answers = None
+    problem = None
+    with quiet(log_file, verbose=verbose) as console:
+        result = carry_out(Display(console))
+        try:
+            answers = publish(result.ledger, places)
+        except AnalysisError as error:
+            problem = str(error)
+    out.print()
+    if answers is not None:
+        _print_table(_text_table(answers.curve), answers.curve)
+    out.print(_outcome_line(result.ledger))
+    for trial in result.ledger.trials.values():
+        if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
+            out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
+    if not result.delivered:
+        out.print(f"Not all of the record reached MLflow; {log_file} says why.")
+    _print_places(name, places, answers, log_file)
+    if result.state is not SearchState.COMPLETE:
+        ended = len(result.ledger.trials) - len(result.ledger.unfinished())
+        raise KdcurveError(
+            f"the search was interrupted; its {ended} ended trials are recorded. "
+            f"Go on with: {_next('resume', name, places)}"
+        )
+    if problem is not None:
+        raise KdcurveError(problem)
+
+
+def _print_places(name: str, places: Places, answers: Any, log_file: Path) -> None:
+    rows = {"log": log_file, "MLflow": places.tracking_uri}
+    follow = [_next("best", name, places)]
+    if answers is not None:
+        rows = {"report": answers.report, "curve": answers.curve_file, **rows}
+        if answers.schedule is not None:
+            rows = {"schedule": answers.schedule_file, **rows}
+            law = answers.schedule.laws[0]
+            middle = sum(law.range) / 2
+            follow.append(
+                f"kdcurve predict {_short(answers.schedule_file)} --method {law.method} "
+                f"--teacher {law.teacher} --fraction {middle:.2g}"
+            )
+        else:
+            out.print(f"No schedule: {answers.no_schedule}", markup=False)
+    if places.tracking_uri.startswith("sqlite:"):
+        follow.append(
+            f"mlflow ui --backend-store-uri {places.tracking_uri} --host 127.0.0.1 --port 5000"
+        )
+    out.print()
+    for what, where in rows.items():
+        shown = _short(where) if isinstance(where, Path) else where
+        out.print(f"{what:>9}  {shown}", markup=False, soft_wrap=True)
+    out.print("\nNext:")
+    for line in follow:
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _next(verb: str, name: str, places: Places) -> str:
+    default = Places.at()
+    home = "" if places.home == default.home else f" --home {_short(places.home)}"
+    return f"kdcurve {verb} {name}{home}"
+
+
+def _print_plan(spec: "SearchSpec") -> None:
+    from search.plan import make_plan  # noqa: PLC0415
+
+    plan = make_plan(spec)
+    recipe = spec.recipe
+    budget = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
+    stopping = spec.early_stopping
+    resources = spec.resources
+    rows = {
+        "search": spec.name,
+        "data": f"{spec.dataset.name}, student {spec.student}, {budget}",
+        "contexts": f"{plan.contexts} ({_dimensions(spec)})",
+        "tuned": ", ".join(spec.tuned) + f", by {spec.sampler}",
+        "trials": f"{plan.trials} ({spec.budget.trials_per_context} per context, "
+        f"{spec.seeds.trials} seeds), early stopping: {stopping.name}",
+        "shared": f"{plan.teachers} teachers, {plan.scores} scorings, made once",
+        "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials, "
+        f"{_count(plan.artifact_samples)} for teachers and scores",
+        "resources": f"{resources.cpu:g} CPUs and {resources.gpu:g} GPUs a trial, "
+        f"{resources.concurrent or 'as many as fit'} at a time",
+    }
+    for what, text in rows.items():
+        out.print(f"{what:>9}  {text}", markup=False)
+    out.print()
+
+
+def _dimensions(spec: "SearchSpec") -> str:
+    named = spec.contexts.model_dump(exclude_none=True)
+    return " × ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in named.items())
+
+
+def _count(samples: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if samples >= size:
+            return f"{samples / size:.3g} {unit}"
+    return str(samples)
+
+
+def _outcome_line(ledger: "Ledger") -> str:
+    counts = ledger.outcomes()
+    total = sum(counts[outcome] for outcome in Outcome)
+    parts = [f"{counts[o]} {str(o).replace('_', ' ')}" for o in Outcome if counts[o]]
+    return f"{total} trials: {', '.join(parts) or 'none ended'}"
+
+
+@command
+def status(name: Name, places: Places, verbose: bool) -> None:
+    """Progress of a running or finished search.
+
+    Example: `kdcurve status demo`
+    """
+    from search.display import progress_line  # noqa: PLC0415
+
+    ledger = _ledger(name, places)
+    state, since = _state(ledger)
+    out.print(f"{name}: {state}{since}")
+    elapsed = (ledger.last or 0) - (ledger.started or 0)
+    out.print(progress_line(ledger.spec, ledger, elapsed))
+    for trial in ledger.trials.values():
+        if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
+            out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
+
+
+def _ledger(name: str, places: Places) -> "Ledger":
+    from search.journal import Journal  # noqa: PLC0415
+    from search.ledger import Ledger  # noqa: PLC0415
+
+    journal = Journal(places.record, create=False)
+    names = journal.searches()
+    if name not in names:
+        raise KdcurveError(f"no search named {name!r} is recorded; {nearest(name, names)}")
+    return Ledger(journal, name)
+
+
+def _state(ledger: "Ledger") -> tuple[str, str]:
+    """State of a search, and how long a running one has been silent."""
+    from search.display import duration  # noqa: PLC0415
+
+    if ledger.state is not SearchState.RUNNING:
+        return str(ledger.state), ""
+    silent = datetime.now().timestamp() - (ledger.last or 0)  # noqa: DTZ005  (a difference)
+    return str(ledger.state), f", last event {duration(silent)} ago"
+
+
+@command
+def list_(places: Places, verbose: bool) -> None:
+    """Searches, with their state.
+
+    Example: `kdcurve list`
+    """
+    from search.journal import Journal  # noqa: PLC0415
+    from search.ledger import Ledger  # noqa: PLC0415
+
+    journal = Journal(places.record, create=False)
+    table = Table("search", "state", "trials ended", "started", box=None, pad_edge=False)
+    for name in journal.searches():
+        ledger = Ledger(journal, name)
+        started = datetime.fromtimestamp(ledger.started or 0).astimezone()
+        ended = len(ledger.trials) - len(ledger.unfinished())
+        table.add_row(
+            name,
+            "".join(_state(ledger)),
+            f"{ended} of {ledger.spec.trials}",
+            started.strftime("%Y-%m-%d %H:%M"),
+        )
+    out.print(table)
+
+
+@command
+def best(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    method: Method = None,
+    fraction: Annotated[float | None, typer.Option(help="Only this kept fraction.")] = None,
+    teacher: Teacher = None,
+    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,  # noqa: A002  (the option's name)
+) -> None:
+    """Best setting per context, from MLflow.
+
+    Example: `kdcurve best demo --method random --format json`
+    """
+    from analysis.curve import best as ask  # noqa: PLC0415
+
+    curve = ask(name, places.tracking_uri, method, fraction, teacher)
+    if format is Format.TABLE:
+        _print_table(_text_table(curve), curve)
+    elif format is Format.JSON:
+        typer.echo(curve.to_json(orient="records", indent=2))
+    else:
+        typer.echo(curve.to_csv(index=False), nl=False)
+
+
+def _text_table(curve: "pd.DataFrame") -> "TextTable":
+    from analysis.format import curve_table  # noqa: PLC0415
+
+    return curve_table(curve)
+
+
+def _print_table(content: "TextTable", curve: "pd.DataFrame | None" = None) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in content.columns:
+        table.add_column(column.title, justify=column.justify)
+    for row in content.rows:
+        table.add_row(*row)
+    # Where the output is not a terminal, no line is to be folded at its supposed width.
+    out.print(table, width=None if out.is_terminal else 200)
+    if curve is not None:
+        level = round(100 * curve.attrs["level"])
+        out.print(
+            f"[n] are {level}% intervals, estimated by {curve.attrs['estimator']} "
+            "from complete trials, on validation data.\n",
+            markup=False,
+        )
+
+
+@command
+def curve(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Also write it as a picture (.svg, .png) or as .csv."),
+    ] = None,
+) -> None:
+    """The KD-weight-per-fraction curve, a row per method and teacher.
+
+    Example: `kdcurve curve demo --out curve.png`
+    """
+    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.format import pivot_table  # noqa: PLC0415
+    from analysis.runs import load_runs  # noqa: PLC0415
+
+    fitted = fit_curve(load_runs(name, places.tracking_uri))
+    _print_table(pivot_table(fitted), fitted)
+    if out_file is None:
+        return
+    match out_file.suffix:
+        case ".csv":
+            fitted.to_csv(out_file, index=False)
+        case ".svg" | ".png":
+            from analysis.plots import plot_kd_weight  # noqa: PLC0415
+
+            plot_kd_weight(fitted).savefig(out_file, dpi=150)
+        case suffix:
+            raise UsageError(f"--out {out_file}: cannot write {suffix!r}; allowed: .svg, .png, .csv")
+    out.print(f"written: {out_file}", markup=False)
+
+
+@command
+def fit(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    out_file: Annotated[Path, typer.Option("--out", help="The JSON file to write.")] = Path(
+        "schedule.json"
+    ),
+) -> None:
+    """Fit the schedule, a function from fraction to KD weight.
+
+    Example: `kdcurve fit demo --out schedule.json`
+    """
+    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.report import schedule_table  # noqa: PLC0415
+    from analysis.runs import load_runs  # noqa: PLC0415
+    from analysis.schedule import fit_schedule  # noqa: PLC0415
+
+    schedule = fit_schedule(fit_curve(load_runs(name, places.tracking_uri)))
+    _write(out_file, schedule.save)
+    _print_table(schedule_table(schedule))
+    for each in schedule.left_out:
+        out.print(f"left out: {each.method}, {each.teacher}: {each.reason}", markup=False)
+    out.print(f"written: {out_file}", markup=False)
+
+
+@command
+def predict(
+    schedule: Annotated[Path, typer.Argument(help="A schedule file.", show_default=False)],
+    fraction: Annotated[float, typer.Option(help="Kept fraction, in (0, 1].", show_default=False)],
+    places: Places,
+    verbose: bool,
+    method: Method = None,
+    teacher: Teacher = None,
+) -> None:
+    """The KD weight to use at a fraction.
+
+    Example: `kdcurve predict schedule.json --method random --teacher cnn8 --fraction 0.2`
+    """
+    from analysis.schedule import load_schedule  # noqa: PLC0415
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        weight = load_schedule(schedule)(fraction, method=method, teacher=teacher)
+    for warning in caught:
+        err.print(f"kdcurve: {warning.message}", markup=False)
+    typer.echo(f"{weight:.3f}")
+
+
+@command
+def report(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    out_file: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """The pictures, as one self-contained HTML file.
+
+    Example: `kdcurve report demo --out report.html`
+    """
+    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.report import write_report  # noqa: PLC0415
+    from analysis.runs import load_runs  # noqa: PLC0415
+    from analysis.schedule import fit_schedule  # noqa: PLC0415
+
+    runs = load_runs(name, places.tracking_uri)
+    fitted = fit_curve(runs)
+    try:
+        schedule = fit_schedule(fitted)
+    except AnalysisError as error:
+        schedule = None
+        out.print(f"without a schedule: {error}", markup=False)
+    _write(out_file, lambda path: write_report(path, runs, fitted, schedule))
+    out.print(f"written: {out_file}", markup=False)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise KdcurveError(f"cannot write {path}: {error.strerror}") from error
+
+
+@app.command()
+def schema() -> None:
+    """JSON schema of the search file, for editors.
+
+    Example: `kdcurve schema > search.schema.json`
+    """
+    import json  # noqa: PLC0415
+
+    from search.space import json_schema  # noqa: PLC0415
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(app())
