@@ -34,11 +34,6 @@ def content_key(value: BaseModel | dict[str, Any], length: int = 16) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
-def count_kept(samples: int, fraction: float) -> int:
-    """Samples that pruning to `fraction` keeps: rounded half up, at least 1."""
-    return max(1, math.floor(fraction * samples + 0.5))
-
-
 class ImageDataset(Strict):
     """A data set of labelled images, held in memory."""
 
@@ -60,13 +55,13 @@ class RidgeDataset(Strict):
     name: Literal["ridge"]
     samples: int = Field(200, ge=4)
     """Training samples before pruning."""
-    dimension: int = Field(40, ge=1)
+    dimension: int = Field(60, ge=1)
     """Number of features."""
-    noise: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    noise: float = Field(1.5, ge=0.0, allow_inf_nan=False)
     """Standard deviation of the label noise; the signal's variance is 1."""
-    ridge: float = Field(0.02, gt=0.0, allow_inf_nan=False)
+    ridge: float = Field(0.1, gt=0.0, allow_inf_nan=False)
     """Regularisation per sample, shared by teacher and student."""
-    decay: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    decay: float = Field(0.7, ge=0.0, allow_inf_nan=False)
     """The variance of feature j is `j ** -decay`: the faster, the more alike the samples."""
     seed: int = Field(0, ge=0)
     """Draws the features and the true coefficients; shared by all trials."""

@@ -106,7 +106,7 @@ def predict_logits(model: nn.Module, images: Tensor) -> Tensor:
     """
     model.eval()
     with torch.inference_mode():
-        parts = [_forward(model, batch) for batch in images.split(_EVALUATION_BATCH)]
+        parts = [_forward(model, batch) for batch in torch.split(images, _EVALUATION_BATCH)]
     return torch.cat(parts)
 
 
@@ -150,7 +150,7 @@ class Training:
 
     objective = record.VAL_ACCURACY
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (a training has that many parts; four have defaults)
         self,
         model: nn.Module,
         train: Samples,
@@ -232,7 +232,7 @@ class Training:
         order = torch.randperm(len(labels), generator=self.generator).to(self.device)
         losses = []
         self.model.train()
-        for batch in order[: sum(sizes)].split(sizes):
+        for batch in torch.split(order[: sum(sizes)], sizes):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.recipe, self.steps, self.total_steps)
             logits = _forward(self.model, images[batch])

@@ -57,7 +57,8 @@ def build(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        # Not torch.manual_seed, which would reseed the GPUs as well.
+        torch.default_generator.manual_seed(seed)
         return MODELS[name](shape, classes)
 
 

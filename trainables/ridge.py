@@ -76,11 +76,11 @@ def _subset(samples: int, fraction: float, *stream: object) -> NDArray[np.int64]
     return np.sort(order[: count_kept(samples, fraction)])
 
 
-def _ridge_operator(features: Array, ridge: float) -> Array:
-    """`(X'X/m + λI)⁻¹ X'/m`, `[d, m]`: labels to coefficients."""
+def _ridge_fit(features: Array, labels: Array, ridge: float) -> Array:
+    """`(X'X/m + λI)⁻¹ X'y/m` for every column of the labels: `[m, c]` to `[d, c]`."""
     samples, dimension = features.shape
     gram = features.T @ features / samples + ridge * np.eye(dimension)
-    return np.linalg.solve(gram, features.T / samples)
+    return np.linalg.solve(gram, features.T @ labels / samples)
 
 
 class _Ends(NamedTuple):
@@ -106,14 +106,13 @@ def _solve(config: RidgeDataset, fraction: float, teacher_fraction: float, seed:
     teacher_set = _subset(config.samples, teacher_fraction, "teacher subset", seed)
     kept = problem.features[student_set]
     taught = problem.features[teacher_set]
-    teacher = _ridge_operator(taught, config.ridge) @ labels[teacher_set]
-    fit = _ridge_operator(kept, config.ridge)
-    return _Ends(fit @ labels[student_set], fit @ (kept @ teacher), kept)
+    teacher = _ridge_fit(taught, labels[teacher_set, None], config.ridge)
+    both = np.column_stack([labels[student_set], kept @ teacher])
+    plain, distilled = _ridge_fit(kept, both, config.ridge).T
+    return _Ends(plain, distilled, kept)
 
 
-def _quadratic(
-    config: RidgeDataset, fraction: float, teacher_fraction: float, seed: int
-) -> Array:
+def _quadratic(config: RidgeDataset, fraction: float, teacher_fraction: float, seed: int) -> Array:
     """Coefficients c of the realised error `c[0] + c[1] α + c[2] α²`."""
     problem = load(config)
     ends = _solve(config, fraction, teacher_fraction, seed)
@@ -179,9 +178,9 @@ def expected_error(
     student_set = _subset(config.samples, fraction, "subset", seed)
     teacher_set = _subset(config.samples, teacher_fraction, "teacher subset", seed)
     plain = np.zeros((config.dimension, config.samples))
-    plain[:, student_set] = _ridge_operator(x[student_set], config.ridge)
+    plain[:, student_set] = _ridge_fit(x[student_set], np.eye(len(student_set)), config.ridge)
     teacher = np.zeros_like(plain)
-    teacher[:, teacher_set] = _ridge_operator(x[teacher_set], config.ridge)
+    teacher[:, teacher_set] = _ridge_fit(x[teacher_set], np.eye(len(teacher_set)), config.ridge)
     distilled = plain @ (x @ teacher)
     bias, variance = [], []
     for alpha in np.asarray(kd_weights, dtype=np.float64).ravel():

@@ -1,0 +1,1 @@
+"""How the kept part of the data is chosen: scores first, then a selection."""
