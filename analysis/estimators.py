@@ -279,6 +279,8 @@ def _posterior(design: Floats, score: Floats) -> tuple[Floats, Floats]:
     """Least squares: coefficients `[p]` and draws of their posterior `[DRAWS, p]`."""
     n, p = design.shape
     q, r = np.linalg.qr(design)
+    signs = np.copysign(1.0, np.diag(r))  # one factorisation, whatever the order of the trials
+    q, r = q * signs, r * signs[:, None]
     center = np.linalg.solve(r, q.T @ score)
     squares = float(((score - design @ center) ** 2).sum())
     rng = np.random.default_rng(DRAW_SEED)

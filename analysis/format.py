@@ -95,9 +95,9 @@ def curve_table(curve: "pd.DataFrame") -> Table:
               if name in tuned]  # fmt: skip
     unit = " (points)" if is_share(objective) else ""
     columns = (
-        *(Column(_heading(name), _side(name)) for name in fixed),
+        *(Column(heading(name), _side(name)) for name in fixed),
         Column("best KD weight"),
-        *(Column(f"best {_heading(name)}", _side(name)) for name in chosen),
+        *(Column(f"best {heading(name)}", _side(name)) for name in chosen),
         Column(score_title(objective)),
         Column(f"gain over no KD{unit}"),
         Column("complete / stopped / failed"),
@@ -108,9 +108,9 @@ def curve_table(curve: "pd.DataFrame") -> Table:
     rows = []
     for row in curve.to_dict("records"):
         cells = (
-            *(_value(name, row[name]) for name in fixed),
+            *(value_text(name, row[name]) for name in fixed),
             with_interval(*_estimate(row, "kd_weight")),
-            *(_value(name, row[name]) for name in chosen),
+            *(value_text(name, row[name]) for name in chosen),
             score_text(objective, *_estimate(row, "score")),
             gain_text(objective, *_estimate(row, "gain")),
             f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}",
@@ -153,14 +153,20 @@ _VALUES: dict[str, Callable[[float], str]] = {
 }
 
 
-def _value(name: str, value: float | str | None) -> str:
+def value_text(name: str, value: float | str | None) -> str:
+    """A parameter's value with its unit."""
     if value is None or value != value:  # noqa: PLR0124  (NaN: had no effect, so none is named)
         return MISSING
     return _VALUES[name](float(value)) if name in _VALUES else str(value)
 
 
-def _heading(name: str) -> str:
-    titles = {"fraction": "data kept", "teacher_fraction": "teacher's data"}
+def heading(name: str) -> str:
+    """A parameter as people read it."""
+    titles = {
+        "kd_weight": "KD weight",
+        "fraction": "data kept",
+        "teacher_fraction": "teacher's data",
+    }
     return titles.get(name, name)
 
 

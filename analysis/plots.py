@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
+LINES = ("-", "--", "-.", ":")
 GREY = "#666666"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -43,6 +44,7 @@ LABEL_GAP = 0.13
 """Smallest distance of two tick labels, in factors of ten."""
 
 
+@mpl.rc_context(STYLE)
 def plot_kd_weight(curve: "pd.DataFrame", schedule: "Schedule | None" = None) -> Figure:
     """Best KD weight against the data kept: a panel per method, a colour per teacher.
 
@@ -59,13 +61,15 @@ def plot_kd_weight(curve: "pd.DataFrame", schedule: "Schedule | None" = None) ->
                     low, high = law.range
                     fractions = np.geomspace(low, high, 101)
                     weights = np.clip(law.intercept + law.slope * np.log(fractions), 0, 1)
-                    axes.plot(fractions, weights, color=COLORS[k % len(COLORS)], lw=1.6)
+                    color, style = COLORS[k % len(COLORS)], LINES[k % len(LINES)]
+                    axes.plot(fractions, weights, style, color=color, lw=1.6)
         axes.set_ylim(-0.04, 1.04)
     lines = ", schedule (lines)" if schedule else ""
     figure.suptitle(f"Best KD weight with {_level(curve)} intervals{lines}")
     return _finished(figure, panels)
 
 
+@mpl.rc_context(STYLE)
 def plot_accuracy(curve: "pd.DataFrame") -> Figure:
     """Score against the data kept, with the best KD weight and without KD, a panel per method.
 
@@ -87,6 +91,7 @@ def plot_accuracy(curve: "pd.DataFrame") -> Figure:
     return _finished(figure, panels)
 
 
+@mpl.rc_context(STYLE)
 def plot_fits(runs: "pd.DataFrame", curve: "pd.DataFrame") -> Figure:
     """The trials of every context and the parabola through them.
 
@@ -105,10 +110,9 @@ def plot_fits(runs: "pd.DataFrame", curve: "pd.DataFrame") -> Figure:
     lines = dict(iter(fitted_lines(runs, curve).groupby("context")))
     trials = dict(iter(runs.groupby("context")))
     seeds = {seed: k for k, seed in enumerate(sorted(runs["seed"].dropna().unique()))}
-    with mpl.rc_context(STYLE):
-        size = (1.2 + 1.55 * len(fractions), 1.0 + 1.35 * len(keys))
-        figure = Figure(figsize=(max(size[0], 4.5), max(size[1], 3.0)), layout="constrained")
-        grid = figure.subplots(len(keys), len(fractions), sharex=True, squeeze=False)
+    size = (1.2 + 1.55 * len(fractions), 1.0 + 1.35 * len(keys))
+    figure = Figure(figsize=(max(size[0], 4.5), max(size[1], 3.0)), layout="constrained")
+    grid = figure.subplots(len(keys), len(fractions), sharex=True, squeeze=False)
     for axes in grid.flat:
         axes.set_visible(False)
     for row in named.to_dict("records"):
@@ -196,10 +200,9 @@ def _panels(curve: "pd.DataFrame", ylabel: str) -> tuple[Figure, Panels]:
     methods = list(dict.fromkeys(named["_panel"]))
     columns = min(len(methods), 4)
     rows = -(-len(methods) // columns)
-    with mpl.rc_context(STYLE):
-        size = (max(1.0 + 2.9 * columns, 5.0), 0.9 + 2.7 * rows)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    size = (max(1.0 + 2.9 * columns, 5.0), 0.9 + 2.7 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in grid.flat[len(methods) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -308,8 +311,7 @@ def _finished(figure: Figure, panels: Panels) -> Figure:
         for _, axes, _ in panels
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    with mpl.rc_context(STYLE):
-        figure.legend(
-            list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries)
-        )
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries)
+    )
     return figure

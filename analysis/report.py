@@ -14,9 +14,11 @@ from analysis.format import (
     Table,
     curve_table,
     fraction_text,
+    heading,
     law_text,
     outcome_table,
     score_title,
+    value_text,
 )
 from analysis.plots import all_figures, svg
 
@@ -84,7 +86,7 @@ def write_report(
         estimator=curve.attrs["estimator"],
         condition=CONDITIONS[curve.attrs["estimator"]],
         fixed=_fixed(curve),
-        tuned=", ".join(curve.attrs["tuned"]).replace("_", " "),
+        tuned=", ".join(heading(name) for name in curve.attrs["tuned"]),
         answered=int(curve["kd_weight"].notna().sum()),
         contexts=len(curve),
         answers=curve_table(curve),
@@ -121,7 +123,7 @@ def schedule_table(schedule: "Schedule") -> Table:
 def _fixed(curve: "pd.DataFrame") -> dict[str, str]:
     """What all contexts have in common."""
     return {
-        name.replace("_", " "): str(curve[name].iloc[0])
+        heading(name): value_text(name, curve[name].iloc[0])
         for name in curve.attrs["contexts"]
         if curve[name].nunique() == 1 and name not in ("method", "fraction", "teacher")
     }

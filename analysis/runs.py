@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from analysis.errors import AnalysisError, nearest
 from trainables import record
@@ -159,7 +159,7 @@ def _require_store(tracking_uri: str) -> None:
         path = Path(unquote(parts.path[1:]))
         if not path.is_file():
             raise AnalysisError(f"no MLflow database at {path}: nothing was recorded there yet")
-    elif scheme in _PORTS and parts.hostname and scheme not in getproxies():
+    elif scheme in _PORTS and parts.hostname and _is_direct(scheme, parts.hostname):
         try:
             address = (parts.hostname, parts.port or _PORTS[scheme])
             socket.create_connection(address, timeout=PROBE_S).close()
@@ -167,6 +167,11 @@ def _require_store(tracking_uri: str) -> None:
             raise AnalysisError(
                 f"MLflow at {_without_password(tracking_uri)} does not answer: {error}"
             ) from None
+
+
+def _is_direct(scheme: str, host: str) -> bool:
+    """Whether a connection goes to the host itself: behind a proxy a probe says nothing."""
+    return scheme not in getproxies() or bool(proxy_bypass(host))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A synthetic search with a planted optimum per context, in a real MLflow SQLite store."""
 
+import sys
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +72,7 @@ class Writer:
             "mlflow.parentRunId": self.parent,
             record.TAG_KIND: record.Kind.TRIAL,
             record.TAG_TRIAL: str(number),
-            record.TAG_CONTEXT: f"{abs(hash(tuple(key.values()))) % 16**8:08x}",
+            record.TAG_CONTEXT: f"{zlib.crc32(str(key).encode()):08x}",
             record.TAG_CONTEXT_LABEL: " ".join(map(str, key.values())),
         }
         if outcome is not None:
@@ -97,6 +99,12 @@ class Writer:
         if outcome is not None:
             self.client.set_terminated(run, "FINISHED")
         return number
+
+
+@pytest.fixture(scope="session")
+def world():
+    """What was planted, and `Writer`, for tests to use by name."""
+    return sys.modules[__name__]
 
 
 @pytest.fixture(scope="session")

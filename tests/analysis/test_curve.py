@@ -1,0 +1,116 @@
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.curve import best, fit_curve, fitted_lines
+from analysis.errors import AnalysisError
+from trainables.record import Outcome
+
+
+def test_the_planted_curve_is_recovered(world, curve):
+    truth = [world.planted(row.method, row.teacher, row.fraction) for row in curve.itertuples()]
+    assert np.abs(curve["kd_weight"] - truth).max() < 0.06
+    # Each KD weight was run with each seed, so a gain is known to within a few noises.
+    gain = 0.1 * np.square(truth)
+    assert np.abs(curve["gain"] - gain).max() < 4 * world.NOISE
+    assert (curve["kd_weight_low"] <= curve["kd_weight"]).all()
+    assert (curve["kd_weight"] <= curve["kd_weight_high"]).all()
+
+
+def test_only_complete_trials_enter_and_all_are_counted(world, curve):
+    assert (curve["n_complete"] == len(world.WEIGHTS) * len(world.SEEDS)).all()
+    assert (curve["n_stopped"] == 1).all()
+    assert (curve["n_seeds"] == len(world.SEEDS)).all()
+    row = curve.query("method == 'random' and teacher == 'cnn8' and fraction == 0.1").iloc[0]
+    assert (row["n_failed"], row["n_running"]) == (3, 1)
+    assert curve["n_failed"].sum() == 3
+
+
+def test_the_measured_score_without_kd_is_a_plain_mean(curve, runs):
+    row = curve.iloc[0]
+    there = runs[(runs["context"] == row["context"]) & (runs["kd_weight"] == 0.0)]
+    assert row["measured_without_kd"] == pytest.approx(there["score"].mean())
+    assert row["n_without_kd"] == 2
+
+
+def test_a_score_that_is_not_a_number_counts_as_failed(runs):
+    broken = runs.copy()
+    broken.loc[broken.index[0], "score"] = np.nan
+    first = fit_curve(broken).set_index("context").loc[broken["context"].iloc[0]]
+    assert (first["n_complete"], first["n_failed"]) == (9, 3 + 1)
+
+
+def test_a_context_without_enough_trials_says_so_and_the_others_are_answered(runs):
+    context = runs["context"].iloc[0]
+    few = runs[(runs["context"] != context) | (runs["kd_weight"] < 0.3)]
+    curve = fit_curve(few).set_index("context")
+    assert curve.loc[context, "reason"] == "needs complete trials at 3 KD weights, has 2"
+    assert np.isnan(curve.loc[context, ["kd_weight", "score", "gain"]].astype(float)).all()
+    assert curve["kd_weight"].notna().sum() == 15
+
+
+def test_lines_pass_through_the_answer(runs, curve):
+    lines = fitted_lines(runs, curve, points=1001)
+    peaks = lines.loc[lines.groupby("context")["mean"].idxmax()].set_index("context")
+    answers = curve.set_index("context")
+    assert (peaks["kd_weight"] - answers["kd_weight"]).abs().max() < 0.001
+    assert (peaks["mean"] - answers["score"]).abs().max() < 1e-5
+
+
+def test_best_filters_before_it_fits(store, curve):
+    found = best("planted", store, method="el2n", fraction=0.3, teacher="cnn8")
+    whole = curve.query("method == 'el2n' and teacher == 'cnn8' and fraction == 0.3")
+    assert len(found) == 1
+    assert found["kd_weight"].iloc[0] == whole["kd_weight"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"method": "grand"}, "method 'grand' is not in search 'planted'; known: el2n, random"),
+        ({"fraction": 0.2}, "known: 0.1, 0.3, 0.5, 0.9"),
+        ({"teacher": "vit"}, "known: cnn32, cnn8"),
+        ({"estimator": "magic"}, "known: quadratic, grid"),
+        ({"level": 1.0}, "level 1 is not inside"),
+    ],
+)
+def test_an_unknown_value_lists_the_known_ones(store, asked, says):
+    with pytest.raises(AnalysisError, match=says):
+        best("planted", store, **asked)
+
+
+def test_no_complete_trial_is_one_clear_line(world, client, uri, store):
+    writer = world.Writer(client, "all-failed")
+    where = {"method": "random", "teacher": "cnn8", "fraction": 0.5, "kd_weight": 0.5, "seed": 0}
+    writer.trial([], Outcome.FAILED, "boom", **where)
+    with pytest.raises(AnalysisError, match="'all-failed' has no complete trial yet: 1 failed"):
+        best("all-failed", uri)
+    world.Writer(client, "empty")
+    with pytest.raises(AnalysisError, match="no trial recorded"):
+        best("empty", uri)
+
+
+def test_a_tuned_teacher_is_answered_not_filtered(world, client, uri, store):
+    writer = world.Writer(client, "tuned-teacher", tuned="kd_weight,teacher")
+    for seed in world.SEEDS:
+        for weight in world.WEIGHTS:
+            for teacher, penalty in (("cnn8", 0.02), ("cnn32", 0.0)):
+                score = 0.8 - 0.1 * (weight - 0.5) ** 2 - penalty * weight
+                where = {"method": "random", "fraction": 0.5, "teacher": teacher}
+                writer.trial([score], kd_weight=weight, seed=seed, **where)
+    (row,) = best("tuned-teacher", uri).to_dict("records")
+    assert row["teacher"] == "cnn32"
+    assert row["kd_weight"] == pytest.approx(0.5)
+    with pytest.raises(AnalysisError, match="teacher was tuned"):
+        best("tuned-teacher", uri, teacher="cnn8")
+
+
+def test_500_contexts_are_fitted_in_seconds(runs):
+    one = runs[runs["context"] == runs["context"].iloc[0]]
+    many = pd.concat([one.assign(context=f"{k:08x}") for k in range(500)], ignore_index=True)
+    many.attrs = runs.attrs
+    start = time.monotonic()
+    assert len(fit_curve(many)) == 500
+    assert time.monotonic() - start < 10  # about 2 s on an idle core

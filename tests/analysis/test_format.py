@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from analysis.format import (
+    curve_table,
+    fraction_text,
+    gain_text,
+    law_text,
+    outcome_table,
+    score_text,
+    with_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("got", "text"),
+    [
+        (fraction_text(0.05), "5%"),
+        (fraction_text(0.125), "12.5%"),
+        (fraction_text(0.3), "30%"),
+        (fraction_text(1.0), "100%"),
+        (with_interval(0.42, 0.3, 0.55), "0.42 [0.30, 0.55]"),
+        (with_interval(0.42, np.nan, np.nan), "0.42"),
+        (with_interval(np.nan, np.nan, np.nan), "–"),
+        (score_text("val_accuracy", 0.713, 0.702, 0.724), "71.3 [70.2, 72.4]"),
+        (score_text("val_r2", 0.713), "0.7130"),
+        (gain_text("val_accuracy", 0.012, -0.003, 0.021), "+1.2 [−0.3, +2.1]"),
+    ],
+)
+def test_numbers_read_well(got, text):
+    assert got == text
+
+
+def test_the_table_has_an_answer_per_row_and_notes_only_where_needed(curve):
+    table = curve_table(curve)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert [column.title for column in table.columns[:4]] == [
+        "method", "data kept", "teacher", "best KD weight",
+    ]  # fmt: skip
+    assert any("1 running" in row for row in table.rows)
+    calm = curve_table(curve[curve["n_running"] == 0])
+    assert calm.columns[-1].title == "seeds"
+
+
+def test_a_context_without_answer_shows_its_reason(curve):
+    blank = curve.iloc[[0]].assign(kd_weight=np.nan, score=np.nan, gain=np.nan, reason="too few")
+    (row,) = curve_table(blank).rows
+    assert row.count("–") == 3
+    assert row[-1] == "too few"
+
+
+def test_failures_are_listed_with_reasons(runs):
+    rows = outcome_table(runs).rows
+    assert ("failed", "1", "loss is not finite at epoch 2") in rows
+    assert ("timeout", "1", "no report for 600 s") in rows
+    assert ("stopped early", "16", "") in rows
+    assert sum(int(row[1]) for row in rows) == len(runs)
+
+
+def test_a_law_is_a_formula(schedule):
+    law = schedule.law("random", "cnn8").model_copy(update={"intercept": -0.12, "slope": -0.31})
+    assert law_text(law) == "clip(−0.120 − 0.310 ln f, 0, 1)"
