@@ -67,7 +67,7 @@ class RidgeDataset(Strict):
     """Draws the features and the true coefficients; shared by all trials."""
 
 
-def _dataset_kind(value: Any) -> str:
+def _dataset_kind(value: object) -> str:
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
     return "ridge" if name == "ridge" else "image"
 

@@ -198,7 +198,7 @@ class Training:
             they are not computed.
 
         Raises:
-            Diverged: a batch's loss was not finite.
+            Diverged: a batch's loss or the validation loss was not finite.
             RuntimeError: the budget is used up.
         """
         if self.steps >= self.total_steps:
@@ -213,11 +213,15 @@ class Training:
             first_bad = int((~finite).int().argmax())
             at_step = self.steps - len(sizes) + first_bad + 1
             raise Diverged(self.epoch + 1, at_step, self.last_metrics)
-        self.epoch += 1
         trained_s = time.perf_counter() - start
         weights = torch.tensor(sizes, device=self.device) / sum(sizes)
         metrics = {name: float((values * weights).sum()) for name, values in losses.items()}
         metrics |= evaluate(self.model, self.val_samples)
+        # The last step's own damage shows in no training loss, but NaN logits have an
+        # arg max, so it would count as an accuracy.
+        if not math.isfinite(metrics[record.VAL_LOSS]):
+            raise Diverged(self.epoch + 1, self.steps, self.last_metrics)
+        self.epoch += 1
         self.seconds += time.perf_counter() - start
         metrics[record.SAMPLES_PER_S] = sum(sizes) / trained_s
         metrics[record.SECONDS] = self.seconds

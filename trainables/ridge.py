@@ -76,6 +76,12 @@ def _subset(samples: int, fraction: float, *stream: object) -> NDArray[np.int64]
     return np.sort(order[: count_kept(samples, fraction)])
 
 
+def _label_noise(config: RidgeDataset, seed: int) -> Array:
+    """ε, `[n]`, one draw for teacher and student: they see the same labels."""
+    draw = np.random.default_rng(derive("ridge noise", seed))
+    return config.noise * draw.standard_normal(config.samples)
+
+
 def _ridge_fit(features: Array, labels: Array, ridge: float) -> Array:
     """`(X'X/m + λI)⁻¹ X'y/m` for every column of the labels: `[m, c]` to `[d, c]`."""
     samples, dimension = features.shape
@@ -100,8 +106,7 @@ class _Ends(NamedTuple):
 
 def _solve(config: RidgeDataset, fraction: float, teacher_fraction: float, seed: int) -> _Ends:
     problem = load(config)
-    noise = np.random.default_rng(derive("ridge noise", seed)).standard_normal(config.samples)
-    labels = problem.features @ problem.coefficients + config.noise * noise
+    labels = problem.features @ problem.coefficients + _label_noise(config, seed)
     student_set = _subset(config.samples, fraction, "subset", seed)
     teacher_set = _subset(config.samples, teacher_fraction, "teacher subset", seed)
     kept = problem.features[student_set]
