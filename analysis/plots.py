@@ -40,8 +40,8 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, readable aloud
     "svg.hashsalt": "kdcurve",  # the same figure gives the same file
 }
-LABEL_GAP = 0.13
-"""Smallest distance of two tick labels, in factors of ten."""
+LABEL_GAP = 0.12
+"""Smallest distance of two tick labels, as a part of the axis."""
 
 
 @mpl.rc_context(STYLE)
@@ -218,11 +218,12 @@ def _panels(curve: "pd.DataFrame", ylabel: str) -> tuple[Figure, Panels]:
 def _fraction_axis(axes: Axes, fractions: list[float]) -> None:
     """Logarithmic, with the fractions that were run as plain percentages."""
     axes.set_xscale("log")
+    gap = LABEL_GAP * np.log(fractions[-1] / fractions[0])
     labels, last = [], -np.inf
     for fraction in fractions:
-        clear = np.log10(fraction) - last >= LABEL_GAP
+        clear = np.log(fraction) - last >= gap
         labels.append(fraction_text(fraction) if clear else "")
-        last = np.log10(fraction) if clear else last
+        last = np.log(fraction) if clear else last
     axes.set_xticks(fractions, labels)
     axes.minorticks_off()
     axes.set_xlim(fractions[0] / 1.25, fractions[-1] * 1.25)
