@@ -86,11 +86,7 @@ def curve_table(curve: "pd.DataFrame") -> Table:
     """
     objective = curve.attrs["objective"]
     tuned = set(curve.attrs["tuned"])
-    fixed = [
-        name
-        for name in curve.attrs["contexts"]
-        if name in ("method", "fraction", "teacher") or curve[name].nunique() > 1
-    ]
+    fixed = _told_apart(curve)
     chosen = [name for name in ("method", "teacher", "teacher_fraction", "temperature")
               if name in tuned]  # fmt: skip
     unit = " (points)" if is_share(objective) else ""
@@ -119,6 +115,31 @@ def curve_table(curve: "pd.DataFrame") -> Table:
         )
         rows.append(cells if noted else cells[:-1])
     return Table(columns if noted else columns[:-1], tuple(rows))
+
+
+def _told_apart(curve: "pd.DataFrame") -> list[str]:
+    """What tells contexts apart, with the fraction last: it is read as the axis."""
+    contexts = curve.attrs["contexts"]
+    shown = [n for n in contexts if n in ("method", "teacher") or curve[n].nunique() > 1]
+    return [name for name in shown if name != "fraction"] + ["fraction"]
+
+
+def pivot_table(curve: "pd.DataFrame") -> Table:
+    """The curve alone as text: a row per method and teacher, a column per fraction."""
+    names = [name for name in _told_apart(curve) if name != "fraction"]
+    fractions = sorted(curve["fraction"].unique())
+    rows: dict[tuple[str, ...], dict[float, str]] = {}
+    for row in curve.to_dict("records"):
+        key = tuple(value_text(name, row[name]) for name in names)
+        rows.setdefault(key, {})[row["fraction"]] = with_interval(*_estimate(row, "kd_weight"))
+    columns = (
+        *(Column(heading(name), _side(name)) for name in names),
+        *(Column(fraction_text(fraction)) for fraction in fractions),
+    )
+    return Table(
+        columns,
+        tuple((*key, *(cells.get(f, MISSING) for f in fractions)) for key, cells in rows.items()),
+    )
 
 
 def outcome_table(runs: "pd.DataFrame") -> Table:

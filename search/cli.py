@@ -279,11 +279,11 @@ def _print_plan(spec: "SearchSpec") -> None:
         "shared": f"{plan.teachers} teachers, {plan.scores} scorings, made once",
         "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials, "
         f"{_count(plan.artifact_samples)} for teachers and scores",
-        "resources": f"{resources.cpu:g} CPUs and {resources.gpu:g} GPUs a trial, "
+        "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
         f"{resources.concurrent or 'as many as fit'} at a time",
     }
     for what, text in rows.items():
-        out.print(f"{what:>9}  {text}", markup=False)
+        out.print(f"{what:>9}  {text}", markup=False, soft_wrap=True)
     out.print()
 
 
@@ -402,18 +402,21 @@ def _text_table(curve: "pd.DataFrame") -> "TextTable":
 
 def _print_table(content: "TextTable", curve: "pd.DataFrame | None" = None) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in content.columns:
-        table.add_column(column.title, justify=column.justify)
+    for index, column in enumerate(content.columns):
+        # Headings fold at words, numbers never.
+        longest = [*column.title.split(), *(row[index] for row in content.rows)]
+        table.add_column(column.title, justify=column.justify, width=max(map(len, longest)))
     for row in content.rows:
         table.add_row(*row)
-    # Where the output is not a terminal, no line is to be folded at its supposed width.
-    out.print(table, width=None if out.is_terminal else 200)
+    width = sum(int(column.width or 0) + 2 for column in table.columns)
+    Console(highlight=False, width=max(out.width, width)).print(table)
     if curve is not None:
         level = round(100 * curve.attrs["level"])
         out.print(
-            f"[n] are {level}% intervals, estimated by {curve.attrs['estimator']} "
-            "from complete trials, on validation data.\n",
+            f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
+            "complete trials, on validation data.\n",
             markup=False,
+            soft_wrap=True,
         )
 
 

@@ -116,7 +116,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def watching(self, spec: SearchSpec, ledger: Ledger) -> Iterator[None]:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig
-from ray.tune.schedulers import FIFOScheduler
 
 from search.errors import KdcurveError, UsageError
 from search.journal import EventKind, Journal
@@ -25,7 +24,7 @@ from search.ledger import Ledger, objective_of
 from search.places import Places
 from search.plan import shared_artifacts
 from search.recorder import Recorder
-from search.scheduler import ContextAsha
+from search.scheduler import ContextAsha, InOrder
 from search.searcher import CurveSearcher
 from search.space import SearchSpec
 from search.studies import Studies
@@ -283,7 +282,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
         spec, ledger, Studies(spec, places.folder(spec.name) / "optuna.journal")
     )
     scheduler = (
-        FIFOScheduler()  # type: ignore[no-untyped-call]
+        InOrder()
         if spec.early_stopping.name == "none"
         else ContextAsha(spec, ledger, objective)
     )

@@ -1,0 +1,44 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
+
+# Busy processes with several threads each collapse on a small machine.
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test test-all check audit format install
+
+demo: $(INSTALLED)
+	$(BIN)/kdcurve search configs/demo.yaml --name $(DEMO)
+	@echo
+	$(BIN)/kdcurve curve $(DEMO)
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-all: check
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+audit: $(INSTALLED)
+	$(BIN)/pip-audit --skip-editable
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
