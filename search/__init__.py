@@ -13,12 +13,12 @@ _HOMES = {
     "run": "search.launch",
     "resume": "search.launch",
     "SearchResult": "search.launch",
-    "load_spec": "search.space",
-    "parse_spec": "search.space",
+    "load_spec": "search.specfile",
+    "parse_spec": "search.specfile",
     "SearchSpec": "search.space",
     "Places": "search.places",
 }
-__all__ = list(_HOMES)  # noqa: PLE0604  (the names are strings)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

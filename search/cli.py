@@ -150,7 +150,7 @@ def search(
 
     Example: `kdcurve search configs/demo.yaml --name first-try`
     """
-    from search.space import load_spec, shrink  # noqa: PLC0415  (each command loads its own)
+    from search.specfile import load_spec, shrink  # noqa: PLC0415  (each command loads its own)
 
     spec = load_spec(file, name)
     if smoke:
@@ -377,7 +377,7 @@ def best(
     method: Method = None,
     fraction: Annotated[float | None, typer.Option(help="Only this kept fraction.")] = None,
     teacher: Teacher = None,
-    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,  # noqa: A002  (the option's name)
+    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,
 ) -> None:
     """Best setting per context, from MLflow.
 
@@ -450,7 +450,9 @@ def curve(
 
             plot_kd_weight(fitted).savefig(out_file, dpi=150)
         case suffix:
-            raise UsageError(f"--out {out_file}: cannot write {suffix!r}; allowed: .svg, .png, .csv")
+            raise UsageError(
+                f"--out {out_file}: cannot write {suffix!r}; allowed: .svg, .png, .csv"
+            )
     out.print(f"written: {out_file}", markup=False)
 
 
@@ -547,7 +549,7 @@ def schema() -> None:
     """
     import json  # noqa: PLC0415
 
-    from search.space import json_schema  # noqa: PLC0415
+    from search.specfile import json_schema  # noqa: PLC0415
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

@@ -55,9 +55,7 @@ class Watcher(Protocol):
     def say(self, text: str) -> None:
         """Take note of a line."""
 
-    def watching(
-        self, spec: SearchSpec, ledger: Ledger
-    ) -> contextlib.AbstractContextManager[None]:
+    def watching(self, spec: SearchSpec, ledger: Ledger) -> contextlib.AbstractContextManager[None]:
         """Follow the trials while the context is open."""
 
 
@@ -67,9 +65,7 @@ class Silent:
     def say(self, text: str) -> None:
         """Ignore it."""
 
-    def watching(
-        self, spec: SearchSpec, ledger: Ledger
-    ) -> contextlib.AbstractContextManager[None]:
+    def watching(self, spec: SearchSpec, ledger: Ledger) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
         return contextlib.nullcontext()
 
@@ -242,9 +238,9 @@ def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher)
     resources = spec.resources
     task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(_prepare_one)
     waiting = {
-        task.remote(artifact.model_dump(mode="json"), type(artifact), places.cache, resources.cpu): (
-            artifact
-        )
+        task.remote(
+            artifact.model_dump(mode="json"), type(artifact), places.cache, resources.cpu
+        ): (artifact)
         for artifact in needed
     }
     while waiting:
@@ -282,9 +278,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
         spec, ledger, Studies(spec, places.folder(spec.name) / "optuna.journal")
     )
     scheduler = (
-        InOrder()
-        if spec.early_stopping.name == "none"
-        else ContextAsha(spec, ledger, objective)
+        InOrder() if spec.early_stopping.name == "none" else ContextAsha(spec, ledger, objective)
     )
     left = spec.trials - len(ledger.trials) + len(ledger.unfinished())
     if not left:
@@ -292,9 +286,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
     folder = places.tune / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(
-            DistillationTrial, {"cpu": resources.cpu, "gpu": resources.gpu}
-        ),
+        tune.with_resources(DistillationTrial, {"cpu": resources.cpu, "gpu": resources.gpu}),
         param_space={
             "objective": objective,
             "cache": str(places.cache),

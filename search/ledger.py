@@ -11,7 +11,8 @@ from typing import Any
 
 from search.errors import KdcurveError
 from search.journal import Event, EventKind, Journal
-from search.space import SearchSpec, parse_spec
+from search.space import SearchSpec
+from search.specfile import parse_spec
 from trainables.config import ImageDataset
 from trainables.record import OBJECTIVES, Outcome, SearchState
 

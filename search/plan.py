@@ -65,9 +65,7 @@ def _samples(spec: SearchSpec, kept: int) -> int:
 def shared_artifacts(spec: SearchSpec) -> tuple[Artifact, ...]:
     """Every teacher and every scoring that some trial of the search may need, once each."""
     tuned = {
-        name: domain
-        for name in spec.tuned
-        if isinstance(domain := getattr(spec.tune, name), list)
+        name: domain for name in spec.tuned if isinstance(domain := getattr(spec.tune, name), list)
     }
     found = {}
     for context in spec.context_list:

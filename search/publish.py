@@ -77,6 +77,7 @@ def _upload(answers: Answers, places: Places) -> None:
     from mlflow.tracking import MlflowClient  # noqa: PLC0415
 
     curve = answers.curve
+    tuned = curve.attrs["tuned"]
     run_id = curve.attrs["parent_run_id"]
     client = MlflowClient(places.tracking_uri)
     client.log_artifacts(run_id, str(answers.report.parent))
@@ -86,12 +87,13 @@ def _upload(answers: Answers, places: Places) -> None:
         run_id,
         metrics=[
             Metric(
-                curve_metric(row.method or "tuned", row.teacher or "tuned"),
-                row.kd_weight,
+                # A method or teacher that was tuned has one curve, whichever was best where.
+                curve_metric(*("tuned" if n in tuned else row[n] for n in ("method", "teacher"))),
+                row["kd_weight"],
                 now,
-                curve_step(row.fraction),
+                curve_step(row["fraction"]),
             )
-            for row in answered.itertuples()
+            for row in answered.to_dict("records")
         ],
     )
 

@@ -78,9 +78,14 @@ class ContextAsha(InOrder):
         """Enter a trial at a rung; whether ASHA would stop it there."""
         inner = self._inner[self._ledger.trials[number].context]
         # Ray's scheduler asks a trial for its id alone, and its controller for nothing.
-        controller, stand_in = cast(TuneController, None), cast(Trial, SimpleNamespace(trial_id=number))
+        controller, stand_in = (
+            cast(TuneController, None),
+            cast(Trial, SimpleNamespace(trial_id=number)),
+        )
         inner.on_trial_add(controller, stand_in)
-        decision = inner.on_trial_result(controller, stand_in, {EPOCH: epoch, self._objective: score})
+        decision = inner.on_trial_result(
+            controller, stand_in, {EPOCH: epoch, self._objective: score}
+        )
         return bool(decision == TrialScheduler.STOP)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

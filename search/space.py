@@ -1,31 +1,27 @@
-"""The search file: YAML in, a validated `SearchSpec` out, all faults reported together."""
+"""What a search is: its models, from the contexts to the budget."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from search.errors import UsageError
+from analysis.errors import known
+from search.faults import cross_faults, nearest
 from trainables.config import (
     METHODS,
     MODEL_FAMILIES,
+    RIDGE_MODEL,
     DatasetConfig,
     Fraction,
     KdWeight,
@@ -38,8 +34,6 @@ from trainables.config import (
 from trainables.sizes import count_kept, describe
 
 SAMPLERS = ("tpe", "random")
-RIDGE_MODEL = "linear"
-"""The one architecture of the closed-form problem."""
 TUNABLE = ("kd_weight", "temperature", "teacher_fraction", "method", "teacher")
 
 
@@ -48,19 +42,10 @@ def _known(what: str, names: Iterable[str]) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in allowed:
-            raise ValueError(f"unknown {what}{_nearest(value, allowed)} Known: {_listed(allowed)}.")
+            raise ValueError(f"unknown {what}{nearest(value, allowed)} Known: {known(allowed)}.")
         return value
 
     return AfterValidator(check)
-
-
-def _nearest(name: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(map(str, names))
 
 
 def _as_list(value: object) -> object:
@@ -217,7 +202,7 @@ class SearchSpec(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> "SearchSpec":
-        faults = list(_cross_faults(dict(self)))
+        faults = list(cross_faults(dict(self)))
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -284,195 +269,3 @@ class SearchSpec(Strict):
 def _label(key: str, value: object) -> str:
     short = {"fraction": "f", "temperature": "τ", "teacher_fraction": "f_t"}.get(key, key)
     return str(value) if key == "method" else f"{short}={value}"
-
-
-def _cross_faults(parts: Mapping[str, Any]) -> Iterable[str]:
-    """Faults between valid parts of a search file (parts that are not valid are None)."""
-    dataset, contexts, tune = parts.get("dataset"), parts.get("contexts"), parts.get("tune")
-    ridge = dataset is not None and dataset.name == "ridge"
-    if contexts and tune:
-        for key in ("method", "teacher", "temperature", "teacher_fraction"):
-            fixed, tuned = getattr(contexts, key), getattr(tune, key)
-            if fixed is not None and tuned is not None:
-                yield (
-                    f"{key}: stands under contexts and under tune; it may stand under one of them"
-                )
-            if fixed is None and tuned is None and key in ("method", "teacher"):
-                yield f"contexts.{key}: missing; name at least one, here or under tune.{key}"
-    if dataset is not None and contexts:
-        info = describe(dataset)
-        for index, fraction in enumerate(contexts.fraction):
-            kept = count_kept(info.train_samples, fraction)
-            if kept < info.classes:
-                yield (
-                    f"contexts.fraction[{index}]: {fraction} keeps {kept} of "
-                    f"{info.train_samples} training samples, fewer than the {info.classes} "
-                    f"classes; at least {info.classes / info.train_samples:.4g} is needed"
-                )
-    if dataset is not None:
-        for where, name in _named_models(parts):
-            if (name == RIDGE_MODEL) != ridge:
-                allowed = (RIDGE_MODEL,) if ridge else MODEL_FAMILIES
-                yield (
-                    f"{where}: {name!r} does not fit dataset {dataset.name!r}; "
-                    f"allowed: {_listed(allowed)}"
-                )
-        for where, part in (("contexts", contexts), ("tune", tune)):
-            for method in (part and part.method) or ():
-                if ridge and method != "random":
-                    yield f"{where}.method: {method!r} does not fit dataset 'ridge'; allowed: random"
-    recipe = parts.get("recipe")
-    stopping = parts.get("early_stopping")
-    if recipe and stopping and stopping.name != "none" and dataset is not None and contexts:
-        grace = stopping.grace_epochs or 0
-        smallest = min(
-            recipe.total_epochs(count_kept(describe(dataset).train_samples, fraction))
-            for fraction in contexts.fraction
-        )
-        if grace > smallest:
-            yield (
-                f"early_stopping.grace_epochs: {grace} is more than the budget of a trial, "
-                f"{smallest} epochs; allowed: 1 to {smallest}"
-            )
-    if recipe and ridge and recipe.epochs is None:
-        yield "recipe.iterations: dataset 'ridge' needs recipe.epochs instead"
-
-
-def _named_models(parts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    if parts.get("student"):
-        yield "student", parts["student"]
-    for section in ("contexts", "tune"):
-        part = parts.get(section)
-        for name in (part and part.teacher) or ():
-            yield f"{section}.teacher", name
-
-
-def parse_spec(raw: object, source: str = "search file", name: str | None = None) -> SearchSpec:
-    """Validate a search, given as the mapping that its YAML holds.
-
-    Args:
-        raw: the mapping.
-        source: what to call it in messages.
-        name: replaces the name in the mapping.
-
-    Raises:
-        UsageError: with every fault of the file, each with key, value and what is allowed.
-    """
-    if not isinstance(raw, dict):
-        raise UsageError(f"{source}: a mapping of keys is needed, found {type(raw).__name__}")
-    if name is not None:
-        raw = {**raw, "name": name}
-    try:
-        return SearchSpec.model_validate(raw)
-    except ValidationError as error:
-        faults = [_fault(detail) for detail in error.errors() if detail["loc"]]
-    # Pydantic checks the whole only once its parts are sound; a user wants all faults at
-    # once, so the parts that are sound are checked against each other here.
-    parts = {}
-    for key, field in SearchSpec.model_fields.items():
-        annotation: Any = Annotated[(field.annotation, field, *field.metadata)]
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        try:
-            parts[key] = adapter.validate_python(raw[key]) if key in raw else field.default
-        except ValidationError:
-            parts[key] = None
-        if not field.is_required() or key in raw:
-            continue
-        parts[key] = None
-    faults += list(_cross_faults(parts))
-    count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
-    raise UsageError("\n  ".join([f"{source}: {count}", *dict.fromkeys(faults)]))
-
-
-def _fault(detail: ErrorDetails) -> str:
-    """One line for one of pydantic's errors: key, value, what is allowed."""
-    location = [part for part in detail["loc"] if part not in ("image", "ridge")]
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
-    value = detail["input"]
-    if detail["type"] == "extra_forbidden":
-        if location == ["tune", "fraction"]:
-            return (
-                "tune.fraction: fraction is a context, not something to tune (accuracy always "
-                "prefers more data); move it to contexts.fraction"
-            )
-        allowed = _keys_at(detail["loc"][:-1])
-        nearest = _nearest(str(location[-1]), allowed)
-        return f"{key}: unknown key{nearest} Allowed: {_listed(allowed)}."
-    if detail["type"] == "missing":
-        return f"{key}: missing"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    shown = repr(value) if not isinstance(value, dict | BaseModel) else ""
-    if detail["type"] == "value_error":
-        return f"{key}: {shown + ': ' if shown else ''}{message}"
-    return f"{key}: {shown or 'this value'} is not allowed; must be {message}"
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """Keys that a search file may have at a place, as pydantic locates it."""
-    node: Any = SearchSpec
-    for part in location:
-        if isinstance(part, int):
-            continue
-        found = [m for m in _models_in(node) if part in m.model_fields]
-        if found:
-            node = found[0].model_fields[part].annotation
-        else:  # the tag of a union: `image`, `ridge`
-            node = next(
-                (m for m in _models_in(node) if m.__name__.lower().startswith(str(part))), node
-            )
-    return [key for model in _models_in(node) for key in model.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def load_spec(path: Path | str, name: str | None = None) -> SearchSpec:
-    """Read and validate a search file.
-
-    Raises:
-        UsageError: the file cannot be read, is not YAML, or has faults (all of them listed).
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = YAML(typ="safe", pure=True).load(text)
-    except OSError as error:
-        raise UsageError(f"cannot read the search file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text file in UTF-8") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = (error.problem or "").splitlines()[0]
-        raise UsageError(f"{path}: not valid YAML{where}: {problem}") from error
-    except YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    return parse_spec(raw, str(path), name)
-
-
-def shrink(spec: SearchSpec) -> SearchSpec:
-    """The same search at a size of a minute or two: fewer of everything, every part used."""
-    raw = spec.model_dump(mode="json", exclude_none=True)
-    contexts = raw["contexts"]
-    for key, values in contexts.items():
-        contexts[key] = [max(values)] if key == "fraction" else values[:1]
-    fractions = sorted(spec.contexts.fraction)
-    contexts["fraction"] = sorted({fractions[len(fractions) // 2], fractions[-1]})
-    if spec.contexts.method:
-        contexts["method"] = spec.contexts.method[:2]
-    recipe = raw["recipe"]
-    for key, most in (("epochs", 3), ("iterations", 30)):
-        if key in recipe:
-            recipe[key] = min(recipe[key], most)
-    raw["early_stopping"].pop("grace_epochs", None)
-    raw["seeds"] = {"trials": 1, "teacher": 1, "scores": 1}
-    raw["budget"] = {"trials_per_context": 4}
-    return parse_spec(raw, "smoke form of the search")
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of the search file, for editors."""
-    return SearchSpec.model_json_schema()

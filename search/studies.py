@@ -117,6 +117,4 @@ class Studies:
         for epoch, score in sorted(trial.scores.items()):
             asked.report(score, epoch)
         complete = outcome is Outcome.COMPLETE
-        study.tell(
-            asked, trial.scores[trial.epoch] if complete else None, state=_STATES[outcome]
-        )
+        study.tell(asked, trial.scores[trial.epoch] if complete else None, state=_STATES[outcome])

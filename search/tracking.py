@@ -93,7 +93,7 @@ class Delivery(threading.Thread):
         """
         try:
             experiment = self._client.get_experiment_by_name(self._spec.name)
-        except Exception as error:  # noqa: BLE001  (MLflow raises what its store or HTTP library does)
+        except Exception as error:
             cause = str(error).splitlines()[0][:200]
             raise KdcurveError(
                 f"the tracking URI {self._places.tracking_uri} does not answer: {cause}"
@@ -297,7 +297,4 @@ class Delivery(threading.Thread):
     def _close(self, event: Event) -> None:
         state = SearchState(event.data["state"])
         self._client.set_tag(self.parent_run_id, record.TAG_STATE, state)
-        self._client.set_terminated(
-            self.parent_run_id, _SEARCH_STATUS[state], _ms(event.time)
-        )
-
+        self._client.set_terminated(self.parent_run_id, _SEARCH_STATUS[state], _ms(event.time))

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 CLASSIFICATION_DATASETS = ("digits",)
 METHODS = ("random", "el2n", "forgetting")
+RIDGE_MODEL = "linear"
+"""The one architecture of the closed-form problem."""
 MODEL_FAMILIES = ("cnn4", "cnn8", "cnn16", "cnn32", "cnn64")
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]

@@ -102,7 +102,7 @@ def _rest(samples: int, taken: Tensor) -> Tensor:
     return torch.nonzero(left).flatten()
 
 
-def digits(config: ImageDataset) -> Source:  # noqa: ARG001  (bundled: nothing to configure)
+def digits(config: ImageDataset) -> Source:
     """Scikit-learn's 1797 handwritten digits, 8x8 grey values 0..16 scaled to 0..240.
 
     They come without an official test split: a stratified fifth is set aside by a

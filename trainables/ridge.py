@@ -19,16 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trainables import record
-from trainables.config import RidgeDataset, TrialConfig
+from trainables.config import RIDGE_MODEL, RidgeDataset, TrialConfig
 from trainables.seeds import derive
 from trainables.sizes import count_kept, total_epochs
 
 Array = NDArray[np.float64]
-
-MODEL = "linear"
-"""The only student and teacher of this problem."""
-METHOD = "random"
-"""The only pruning method of this problem."""
 
 _FLOW_TIME = 5.0
 """Time constants of the slowest direction that the gradient flow covers in a full budget."""
@@ -225,7 +220,11 @@ class RidgeTraining:
     def __init__(self, config: TrialConfig) -> None:
         if not isinstance(config.dataset, RidgeDataset):
             raise TypeError(f"not a ridge problem: {config.dataset.name}")
-        for key, known in {"student": MODEL, "teacher": MODEL, "method": METHOD}.items():
+        for key, known in {
+            "student": RIDGE_MODEL,
+            "teacher": RIDGE_MODEL,
+            "method": "random",
+        }.items():
             if (value := getattr(config, key)) != known:
                 raise ValueError(f"{key}: {value!r} is unknown to the ridge problem; use {known!r}")
         self.problem = load(config.dataset)

@@ -1,0 +1,153 @@
+"""What can be wrong with a search file: a line per fault, with key, value and what is allowed."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from analysis.errors import known
+from trainables.config import MODEL_FAMILIES, RIDGE_MODEL
+from trainables.sizes import count_kept, describe
+
+Parts = Mapping[str, Any]
+"""Keys of a search file with their validated values; None for those that are not valid."""
+
+
+def nearest(name: object, allowed: Iterable[str]) -> str:
+    """End a sentence with the known name that comes nearest, if one does."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def cross_faults(parts: Parts) -> Iterator[str]:
+    """Faults between parts of a search file that are valid each by itself."""
+    yield from _one_place_each(parts)
+    if parts.get("dataset") is not None:
+        yield from _models_that_fit(parts)
+        yield from _ridge_alone(parts)
+        yield from _enough_samples(parts)
+        yield from _grace_within_budget(parts)
+
+
+def _one_place_each(parts: Parts) -> Iterator[str]:
+    contexts, tune = parts.get("contexts"), parts.get("tune")
+    if not contexts or not tune:
+        return
+    for key in ("method", "teacher", "temperature", "teacher_fraction"):
+        fixed, tuned = getattr(contexts, key) is not None, getattr(tune, key) is not None
+        if fixed and tuned:
+            yield f"{key}: stands under contexts and under tune; it may stand under one of them"
+        if not fixed and not tuned and key in ("method", "teacher"):
+            yield f"contexts.{key}: missing; name at least one, here or under tune.{key}"
+
+
+def _models_that_fit(parts: Parts) -> Iterator[str]:
+    dataset = parts["dataset"]
+    ridge = dataset.name == "ridge"
+    allowed = (RIDGE_MODEL,) if ridge else MODEL_FAMILIES
+    named = [("student", parts["student"])] if parts.get("student") else []
+    named += [(f"{where}.teacher", name) for where, name in _values(parts, "teacher")]
+    for where, name in named:
+        if (name == RIDGE_MODEL) != ridge:
+            yield f"{where}: {name!r} does not fit dataset {dataset.name!r}; {_allowed(allowed)}"
+
+
+def _ridge_alone(parts: Parts) -> Iterator[str]:
+    if parts["dataset"].name != "ridge":
+        return
+    for where, method in _values(parts, "method"):
+        if method != "random":
+            yield f"{where}.method: {method!r} does not fit dataset 'ridge'; allowed: random"
+    recipe = parts.get("recipe")
+    if recipe and recipe.epochs is None:
+        yield "recipe.iterations: dataset 'ridge' has no iterations; set recipe.epochs instead"
+
+
+def _enough_samples(parts: Parts) -> Iterator[str]:
+    if not parts.get("contexts"):
+        return
+    info = describe(parts["dataset"])
+    for index, fraction in enumerate(parts["contexts"].fraction):
+        kept = count_kept(info.train_samples, fraction)
+        if kept < info.classes:
+            yield (
+                f"contexts.fraction[{index}]: {fraction} keeps {kept} of {info.train_samples} "
+                f"training samples, fewer than the {info.classes} classes; allowed: "
+                f"{info.classes / info.train_samples:.4g} to 1"
+            )
+
+
+def _grace_within_budget(parts: Parts) -> Iterator[str]:
+    recipe, stopping = parts.get("recipe"), parts.get("early_stopping")
+    if not recipe or not stopping or not parts.get("contexts") or stopping.name == "none":
+        return
+    samples = describe(parts["dataset"]).train_samples
+    smallest = min(
+        recipe.total_epochs(count_kept(samples, fraction))
+        for fraction in parts["contexts"].fraction
+    )
+    if (stopping.grace_epochs or 0) > smallest:
+        yield (
+            f"early_stopping.grace_epochs: {stopping.grace_epochs} is more than the budget of a "
+            f"trial; allowed: 1 to {smallest}"
+        )
+
+
+def _values(parts: Parts, key: str) -> Iterator[tuple[str, str]]:
+    for section in ("contexts", "tune"):
+        part = parts.get(section)
+        for value in (part and getattr(part, key)) or ():
+            yield section, value
+
+
+def _allowed(names: Iterable[object]) -> str:
+    return f"allowed: {known(names)}"
+
+
+def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    """One line for one of pydantic's errors in a search file.
+
+    Args:
+        detail: pydantic's account of it.
+        model: of the whole file; it knows the keys that are allowed at each place.
+    """
+    # The tags by which pydantic tells kinds of data sets apart are not keys of the file.
+    location = [part for part in detail["loc"] if part not in ("image", "ridge")]
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    if location == ["tune", "fraction"]:
+        return (
+            "tune.fraction: a fraction is a context, not something to tune (accuracy always "
+            "prefers more data); move it to contexts.fraction"
+        )
+    if detail["type"] == "extra_forbidden":
+        allowed = _keys_at(model, detail["loc"][:-1])
+        return f"{key}: unknown key{nearest(location[-1], allowed)} {_allowed(allowed)}"
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    value = detail["input"]
+    shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {shown}{message[0].lower()}{message[1:]}"
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys that a file may have at a place, as pydantic locates it."""
+    node: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        models = _models_in(node)
+        holder = next((each for each in models if part in each.model_fields), None)
+        if holder is not None:
+            node = holder.model_fields[part].annotation
+        else:  # the tag of a union
+            node = next((m for m in models if m.__name__.lower().startswith(part)), node)
+    return [key for each in _models_in(node) for key in each.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,0 +1,96 @@
+"""The search file: YAML in, a validated `SearchSpec` out, all faults reported together."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from search.errors import UsageError
+from search.faults import cross_faults, fault
+from search.space import SearchSpec
+
+
+def parse_spec(raw: object, source: str = "search file", name: str | None = None) -> SearchSpec:
+    """Validate a search, given as the mapping that its YAML holds.
+
+    Args:
+        raw: the mapping.
+        source: what to call it in messages.
+        name: replaces the name in the mapping.
+
+    Raises:
+        UsageError: with every fault of the file, each with key, value and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise UsageError(f"{source}: a mapping of keys is needed, found {type(raw).__name__}")
+    if name is not None:
+        raw = {**raw, "name": name}
+    try:
+        return SearchSpec.model_validate(raw)
+    except ValidationError as error:
+        faults = [fault(detail, SearchSpec) for detail in error.errors() if detail["loc"]]
+    # Pydantic checks the whole only once its parts are sound; a user wants all faults at
+    # once, so the parts that are sound are checked against each other here.
+    parts: dict[str, Any] = {}
+    for key, field in SearchSpec.model_fields.items():
+        if key not in raw:
+            parts[key] = None if field.is_required() else field.default
+            continue
+        annotation: Any = Annotated[(field.annotation, field, *field.metadata)]
+        try:
+            parts[key] = TypeAdapter(annotation).validate_python(raw[key])
+        except ValidationError:
+            parts[key] = None
+    faults += list(cross_faults(parts))
+    count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
+    raise UsageError("\n  ".join([f"{source}: {count}", *dict.fromkeys(faults)]))
+
+
+def load_spec(path: Path | str, name: str | None = None) -> SearchSpec:
+    """Read and validate a search file.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, or has faults (all of them listed).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = YAML(typ="safe", pure=True).load(text)
+    except OSError as error:
+        raise UsageError(f"cannot read the search file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text file in UTF-8") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = (error.problem or "").splitlines()[0]
+        raise UsageError(f"{path}: not valid YAML{where}: {problem}") from error
+    except YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    return parse_spec(raw, str(path), name)
+
+
+def shrink(spec: SearchSpec) -> SearchSpec:
+    """The same search at a size of a minute or two: fewer of everything, every part used."""
+    raw = spec.model_dump(mode="json", exclude_none=True)
+    raw["name"] += "-smoke"
+    contexts, recipe = raw["contexts"], raw["recipe"]
+    for key, most in {"method": 2, "teacher": 1, "temperature": 1, "teacher_fraction": 1}.items():
+        if key in contexts:
+            contexts[key] = contexts[key][:most]
+    fractions = sorted(contexts["fraction"])
+    contexts["fraction"] = sorted({fractions[len(fractions) // 2], fractions[-1]})
+    for key, most in {"epochs": 3, "iterations": 30}.items():
+        if key in recipe:
+            recipe[key] = min(recipe[key], most)
+    raw["early_stopping"].pop("grace_epochs", None)
+    raw["seeds"] = {"trials": 2, "teacher": 1, "scores": 1}
+    raw["budget"] = {"trials_per_context": 8}
+    return parse_spec(raw, "smoke form of the search")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the search file, for editors."""
+    return SearchSpec.model_json_schema()
