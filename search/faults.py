@@ -113,8 +113,9 @@ def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         detail: pydantic's account of it.
         model: of the whole file; it knows the keys that are allowed at each place.
     """
-    # The tags by which pydantic tells kinds of data sets apart are not keys of the file.
-    location = [part for part in detail["loc"] if part not in ("image", "ridge")]
+    location = list(detail["loc"])
+    if location[0] == "dataset":  # the tag that tells its kinds apart is not a key of the file
+        del location[1:2]
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if location == ["tune", "fraction"]:
         return (
@@ -135,15 +136,15 @@ def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Keys that a file may have at a place, as pydantic locates it."""
     node: Any = model
-    for part in location:
+    for depth, part in enumerate(location):
         if isinstance(part, int):
             continue
         models = _models_in(node)
-        holder = next((each for each in models if part in each.model_fields), None)
-        if holder is not None:
-            node = holder.model_fields[part].annotation
-        else:  # the tag of a union
+        if depth == 1 and location[0] == "dataset":  # the tag of a union
             node = next((m for m in models if m.__name__.lower().startswith(part)), node)
+        else:
+            holder = next((each for each in models if part in each.model_fields), None)
+            node = holder.model_fields[part].annotation if holder else node
     return [key for each in _models_in(node) for key in each.model_fields]
 
 

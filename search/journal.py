@@ -4,6 +4,7 @@ Everything else (Optuna's studies, the rungs, MLflow's runs, the display) is der
 from these events and can be rebuilt from them.
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ class Journal:
             url = sa.make_url(uri)
             self._engine = sa.create_engine(url)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
-            raise KdcurveError(f"--record {uri!r} is not a database URI: {error}") from error
+            shown = re.sub(r"://[^/]*@", "://***@", uri)  # as it stands, it may hold a password
+            raise KdcurveError(f"--record {shown!r} is not a database URI: {error}") from error
         shown = url.render_as_string(hide_password=True)
         if url.get_backend_name() == "sqlite":
             if not create and not Path(url.database or "").exists():

@@ -146,7 +146,7 @@ class EarlyStopping(Strict):
 
     name: Literal["asha", "none"] = "asha"
     """`asha`: asynchronous successive halving with rungs per context; `none`: never."""
-    reduction_factor: float = Field(3.0, gt=1.0)
+    reduction_factor: float = Field(3.0, gt=1.0, allow_inf_nan=False)
     """The best 1/reduction_factor of a rung go on."""
     grace_epochs: int | None = Field(None, ge=1)
     """Epochs before the first rung (default: a third of the budget)."""
@@ -162,8 +162,8 @@ class Budget(Strict):
 class Resources(Strict):
     """What one trial holds while it runs."""
 
-    cpu: float = Field(1.0, gt=0.0)
-    gpu: float = Field(0.0, ge=0.0)
+    cpu: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    gpu: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     concurrent: int | None = Field(None, ge=1)
     """Trials at a time (default: as many as fit)."""
 
@@ -260,10 +260,10 @@ class SearchSpec(Strict):
         total = self.total_epochs(context)
         epoch: float = self.early_stopping.grace_epochs or math.ceil(total / 3)
         rungs = []
-        while epoch < total:
+        while math.ceil(epoch) < total:
             rungs.append(math.ceil(epoch))
             epoch *= self.early_stopping.reduction_factor
-        return tuple(rungs)
+        return tuple(dict.fromkeys(rungs))  # a factor near 1 meets an epoch more than once
 
 
 def _label(key: str, value: object) -> str:

@@ -28,7 +28,8 @@ def parse_spec(raw: object, source: str = "search file", name: str | None = None
     if name is not None:
         raw = {**raw, "name": name}
     try:
-        return SearchSpec.model_validate(raw)
+        # Strict: the text "0.1" is not a number, nor is `true`; nothing is repaired in silence.
+        return SearchSpec.model_validate(raw, strict=True)
     except ValidationError as error:
         faults = [fault(detail, SearchSpec) for detail in error.errors() if detail["loc"]]
     # Pydantic checks the whole only once its parts are sound; a user wants all faults at
@@ -38,14 +39,16 @@ def parse_spec(raw: object, source: str = "search file", name: str | None = None
         if key not in raw:
             parts[key] = None if field.is_required() else field.default
             continue
-        annotation: Any = Annotated[(field.annotation, field, *field.metadata)]
+        annotation: Any = field.annotation
+        for constraint in field.metadata:
+            annotation = Annotated[annotation, constraint]
         try:
-            parts[key] = TypeAdapter(annotation).validate_python(raw[key])
+            parts[key] = TypeAdapter(annotation).validate_python(raw[key], strict=True)
         except ValidationError:
             parts[key] = None
-    faults += list(cross_faults(parts))
+    faults = list(dict.fromkeys([*faults, *cross_faults(parts)]))
     count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
-    raise UsageError("\n  ".join([f"{source}: {count}", *dict.fromkeys(faults)]))
+    raise UsageError("\n  ".join([f"{source}: {count}", *faults]))
 
 
 def load_spec(path: Path | str, name: str | None = None) -> SearchSpec:
