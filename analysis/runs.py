@@ -154,18 +154,28 @@ def _require_schema(name: str, version: str | None) -> None:
 def _require_store(tracking_uri: str) -> None:
     """Fail at once where MLflow would create an empty database or retry for minutes."""
     parts = urlsplit(tracking_uri)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme == "sqlite":
+    if parts.scheme.partition("+")[0] == "sqlite":
         path = Path(unquote(parts.path[1:]))
         if not path.is_file():
             raise AnalysisError(f"no MLflow database at {path}: nothing was recorded there yet")
-    elif scheme in _PORTS and parts.hostname and _is_direct(scheme, parts.hostname):
+    require_server(tracking_uri)
+
+
+def require_server(tracking_uri: str) -> None:
+    """Make sure that whatever serves a tracking URI takes connections, within seconds.
+
+    Raises:
+        AnalysisError: it does not.
+    """
+    parts = urlsplit(tracking_uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme in _PORTS and parts.hostname and _is_direct(scheme, parts.hostname):
         try:
             address = (parts.hostname, parts.port or _PORTS[scheme])
             socket.create_connection(address, timeout=PROBE_S).close()
         except (OSError, ValueError) as error:
             raise AnalysisError(
-                f"MLflow at {_without_password(tracking_uri)} does not answer: {error}"
+                f"MLflow at {without_password(tracking_uri)} does not answer: {error}"
             ) from None
 
 
@@ -183,10 +193,11 @@ def _one_line_errors(tracking_uri: str) -> Iterator[None]:
     except Exception as error:
         # MLflow, SQLAlchemy and requests each raise their own, with pages of text.
         line = str(error).strip().partition("\n")[0][:300]
-        uri = _without_password(tracking_uri)
+        uri = without_password(tracking_uri)
         raise AnalysisError(f"MLflow at {uri} cannot be read: {line}") from error
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """A URI as it may be shown."""
     password = urlsplit(uri).password
     return uri.replace(f":{password}@", ":***@") if password else uri

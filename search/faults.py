@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from analysis.errors import known
-from trainables.config import MODEL_FAMILIES, RIDGE_MODEL
+from trainables.config import CLASSIFICATION_DATASETS, MODEL_FAMILIES, RIDGE_MODEL
 from trainables.sizes import count_kept, describe
 
 Parts = Mapping[str, Any]
@@ -122,6 +122,10 @@ def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
             "tune.fraction: a fraction is a context, not something to tune (accuracy always "
             "prefers more data); move it to contexts.fraction"
         )
+    if detail["loc"] == ("dataset", "image", "name") and detail["type"] == "literal_error":
+        names = (*CLASSIFICATION_DATASETS, "ridge")
+        near = nearest(detail["input"], names)
+        return f"{key}: {detail['input']!r}: unknown data set{near} Known: {known(names)}."
     if detail["type"] == "extra_forbidden":
         allowed = _keys_at(model, detail["loc"][:-1])
         return f"{key}: unknown key{nearest(location[-1], allowed)} {_allowed(allowed)}"

@@ -26,6 +26,8 @@ class EventKind(StrEnum):
 
     PLANNED = "planned"
     """The search began (spec, versions, git_commit, hardware)."""
+    RESUMED = "resumed"
+    """The search was taken up again."""
     PREPARED = "prepared"
     """A teacher or scores are there (key, metadata)."""
     PROPOSED = "proposed"

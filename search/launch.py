@@ -141,6 +141,7 @@ def resume(
     spec = ledger.spec
     delivery = Delivery(ledger.journal, spec, places)
     delivery.check()
+    ledger.record(EventKind.RESUMED)
     return _carry_out(spec, places, ledger, delivery, address, watcher or Silent())
 
 

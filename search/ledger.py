@@ -111,6 +111,8 @@ class Ledger:
                 self.plan = data
                 self.state = SearchState.RUNNING
                 self._objective = objective_of(self.spec)
+            case EventKind.RESUMED:
+                self.state = SearchState.RUNNING
             case EventKind.PREPARED:
                 self.prepared[data["key"]] = data["metadata"]
             case EventKind.PROPOSED:
@@ -142,8 +144,6 @@ class Ledger:
                 trial.running = False
                 trial.outcome = Outcome(data["outcome"])
                 trial.reason = data["reason"]
-            case EventKind.ANSWER:
-                pass
             case EventKind.CLOSED:
                 self.state = SearchState(data["state"])
                 for trial in self.trials.values():

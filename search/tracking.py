@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from analysis.runs import require_server, without_password
 from search.errors import KdcurveError
 from search.journal import Event, EventKind, Journal
 from search.ledger import objective_of
@@ -56,6 +57,16 @@ class _Run:
     end: tuple[str, int] | None = None
 
 
+def _connect(tracking_uri: str) -> MlflowClient:
+    try:
+        return MlflowClient(tracking_uri)
+    except Exception as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise KdcurveError(
+            f"the tracking URI {without_password(tracking_uri)} cannot be used: {cause}"
+        ) from error
+
+
 def _ms(seconds: float) -> int:
     return round(1000 * seconds)
 
@@ -74,13 +85,15 @@ class Delivery(threading.Thread):
         self._journal = journal
         self._spec = spec
         self._places = places
-        self._client = MlflowClient(places.tracking_uri)
+        self._client = _connect(places.tracking_uri)
         self._contexts = {context.key: context for context in spec.context_list}
         self._cursor = 0
         self._planned: Event | None = None
         self._closed: Event | None = None
         self._runs: dict[int, _Run] = {}
         self._experiment_id = ""
+        self._opened = False
+        """Whether it is known which runs MLflow has."""
         self.parent_run_id = ""
         self._finishing = threading.Event()
         self.failure: Exception | None = None
@@ -89,20 +102,29 @@ class Delivery(threading.Thread):
         """Make sure that MLflow answers and that its experiment is ours.
 
         Raises:
-            KdcurveError: it does not answer, or another program's experiment has the name.
+            KdcurveError: it does not answer, or another's experiment has the name.
         """
         try:
+            require_server(self._places.tracking_uri)  # MLflow itself would retry for minutes
             experiment = self._client.get_experiment_by_name(self._spec.name)
         except Exception as error:
             cause = str(error).splitlines()[0][:200]
             raise KdcurveError(
-                f"the tracking URI {self._places.tracking_uri} does not answer: {cause}"
+                f"the tracking URI {without_password(self._places.tracking_uri)} "
+                f"does not answer: {cause}"
             ) from error
-        if experiment is not None and record.TAG_SEARCH not in experiment.tags:
+        if experiment is None:
+            return
+        name, place = self._spec.name, "choose another name with --name"
+        if record.TAG_SEARCH not in experiment.tags:
             raise KdcurveError(
-                f"MLflow has an experiment {self._spec.name!r} that kdcurve did not write; "
-                "choose another name with --name"
+                f"MLflow has an experiment {name!r} that kdcurve did not write; {place}"
             )
+        if experiment.lifecycle_stage != "active":
+            raise KdcurveError(f"MLflow's experiment {name!r} is deleted; restore it, or {place}")
+        if name not in self._journal.searches():
+            # Its runs would be taken for this search's.
+            raise KdcurveError(f"MLflow has a search {name!r} of another record; {place}")
 
     def run(self) -> None:
         """Follow the journal (the thread's body)."""
@@ -136,8 +158,9 @@ class Delivery(threading.Thread):
             self._cursor = event.id
         if self._planned is None:
             return
-        if not self.parent_run_id:
+        if not self._opened:
             self._open(self._planned)
+            self._opened = True
         for number, run in list(self._runs.items()):
             self._send(number, run)
         if self._closed is not None:
@@ -166,18 +189,19 @@ class Delivery(threading.Thread):
             if tags.get(record.TAG_KIND) == Kind.SEARCH:
                 parent = run.info.run_id
             elif tags.get(record.TAG_KIND) == Kind.TRIAL:
-                self._adopt(int(tags[record.TAG_TRIAL]), run.info.run_id, tags)
+                self._adopt(int(tags[record.TAG_TRIAL]), run)
         if parent:
             self._client.set_tag(parent, record.TAG_STATE, SearchState.RUNNING)
             self._client.update_run(parent, status="RUNNING")
         self.parent_run_id = parent or self._create_parent(planned)
+        self._describe_parent(planned)
 
-    def _adopt(self, number: int, run_id: str, tags: dict[str, str]) -> None:
+    def _adopt(self, number: int, run: Any) -> None:
         """Go on with a run of an earlier delivery, or leave it alone if it is whole."""
-        if record.TAG_OUTCOME in tags:
+        if record.TAG_OUTCOME in run.data.tags and run.info.status != "RUNNING":
             self._runs.pop(number, None)
         elif number in self._runs:
-            self._runs[number].run_id = run_id
+            self._runs[number].run_id = run.info.run_id
 
     def _all_runs(self) -> Iterable[Any]:
         token = None
@@ -206,10 +230,14 @@ class Delivery(threading.Thread):
             run_name=spec.name,
             tags={k: v for k, v in tags.items() if v},
         )
-        run_id = str(run.info.run_id)
-        self._client.log_dict(run_id, data["spec"], "search.json")
+        return str(run.info.run_id)
+
+    def _describe_parent(self, planned: Event) -> None:
+        """What the search is; the same each time, so that repeating it changes nothing."""
+        spec = self._spec
+        self._client.log_dict(self.parent_run_id, planned.data["spec"], "search.json")
         self._client.log_batch(
-            run_id,
+            self.parent_run_id,
             params=[
                 Param("dataset", spec.dataset.name),
                 Param("student", spec.student),
@@ -219,7 +247,6 @@ class Delivery(threading.Thread):
                 Param("early_stopping", spec.early_stopping.name),
             ],
         )
-        return run_id
 
     def _take(self, event: Event) -> None:
         """Work one event into what is to be sent."""
@@ -228,6 +255,8 @@ class Delivery(threading.Thread):
             self._planned = event
         elif event.kind is EventKind.CLOSED:
             self._closed = event
+        elif event.kind is EventKind.RESUMED:
+            self._closed = None
         if number is None:
             return
         if event.kind is EventKind.PROPOSED:
@@ -276,12 +305,15 @@ class Delivery(threading.Thread):
         if not run.start_time:
             return
         if run.run_id is None:
+            # If the answer is lost the run may exist: the next try looks for it first.
+            self._opened = False
             run.run_id = self._client.create_run(
                 self._experiment_id,
                 start_time=run.start_time,
                 run_name=f"trial-{number}",
                 tags={**run.tags, MLFLOW_PARENT_RUN_ID: self.parent_run_id},
             ).info.run_id
+            self._opened = True
         while run.metrics or run.params:
             self._client.log_batch(
                 run.run_id, metrics=run.metrics[:METRICS_PER_REQUEST], params=run.params
