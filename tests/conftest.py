@@ -1,0 +1,74 @@
+"""Searches that really ran, shared by the tests that look at what they left behind."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KDCURVE = Path(sys.executable).parent / "kdcurve"
+
+RIDGE = """
+name: exact
+dataset: {name: ridge}
+student: linear
+recipe: {epochs: 9}
+contexts:
+  method: random
+  fraction: [0.1, 0.3, 0.5, 0.9]
+  teacher: linear
+seeds: {trials: 1}
+budget: {trials_per_context: 12}
+resources: {concurrent: 2}
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran to its end."""
+
+    folder: Path
+    output: str
+    errors: str
+    code: int
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "kdcurve-data"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def kdcurve(folder: Path, *arguments: str) -> Finished:
+    """Run the installed command in a folder, as a user would."""
+    done = subprocess.run(
+        [KDCURVE, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    return Finished(folder, done.stdout, done.stderr, done.returncode)
+
+
+@pytest.fixture(scope="session")
+def exact_search(tmp_path_factory) -> Finished:
+    """A whole search on the closed-form problem, started from a hostile folder.
+
+    The folder holds packages named like ours, which fail when imported.
+    """
+    folder = tmp_path_factory.mktemp("exact")
+    for package in ("search", "trainables", "analysis"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
+    (folder / "exact.yaml").write_text(RIDGE)
+    finished = kdcurve(folder, "search", "exact.yaml")
+    assert finished.code == 0, finished.output + finished.errors
+    return finished

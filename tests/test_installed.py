@@ -1,0 +1,109 @@
+"""What a user installs: the wheel is whole, and Ray's workers run our packages."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGES = ("search", "trainables", "analysis")
+
+WHO_IS_THERE = """
+import contextlib, json, sys
+from pathlib import Path
+import ray
+from search.launch import _ray
+
+
+@ray.remote
+def files():
+    import analysis, search, trainables
+    return {module.__name__: module.__file__ for module in (search, trainables, analysis)}
+
+
+def naive():
+    return ray.init(
+        num_cpus=1, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False
+    )
+
+
+with naive() if sys.argv[1] == "naive" else _ray(Path("ray-folder"), None):
+    try:
+        print(json.dumps(ray.get(files.remote())))
+    except ray.exceptions.RayTaskError as error:
+        print(json.dumps(str(error.cause)))
+"""
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        if name.startswith(PACKAGES) or "/" not in name:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
+        check=True,
+        capture_output=True,
+    )
+    return next(folder.glob("kdcurve-*.whl"))
+
+
+def hostile_folder(path: Path) -> Path:
+    """A folder with packages named like ours, as a user's project may have."""
+    for package in PACKAGES:
+        (path / package).mkdir(parents=True)
+        (path / package / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
+    return path
+
+
+def ask_a_worker(cwd: Path, how: str, installed: Path | None = None):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if installed is not None:
+        environment["PYTHONPATH"] = str(installed)
+    # -P keeps the folder off the driver's own path, as for the installed command.
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", WHO_IS_THERE, how],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_wheel_holds_all_that_runs(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    ours = {name for name in names if ".dist-info" not in name}
+    tracked = subprocess.check_output(["git", "ls-files", *PACKAGES], cwd=ROOT, text=True)
+    assert ours == set(tracked.splitlines())
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_workers_import_ours_whatever_lies_in_the_folder(tmp_path, wheel):
+    """From the wheel, in a folder with packages of our names: theirs are never imported."""
+    installed = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+        + ["--target", installed, wheel],
+        check=True,
+    )
+    files = ask_a_worker(hostile_folder(tmp_path / "project"), "ours", installed)
+    expected = {name: str(installed / name / "__init__.py") for name in PACKAGES}
+    assert files == expected
+
+
+def test_a_plain_start_of_ray_would_import_theirs(tmp_path):
+    """The danger is real: without our care a worker takes what lies in the folder."""
+    assert "the wrong package" in ask_a_worker(hostile_folder(tmp_path / "project"), "naive")
