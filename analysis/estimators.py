@@ -95,7 +95,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
     """
     weights = len(np.unique(trials.kd_weight))
     if weights < MIN_KD_WEIGHTS:
-        return Answer(f"needs complete trials at {MIN_KD_WEIGHTS} KD weights, has {weights}")
+        return Answer(f"needs {MIN_KD_WEIGHTS} KD weights with complete trials, has {weights}")
     if np.ptp(trials.score) <= 1e-12 * max(1.0, float(np.abs(trials.score).max())):
         return Answer("all complete trials scored the same: no KD weight is better than another")
     shift, slope, settings = _features(trials)
@@ -108,7 +108,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
     if not _determined(design):
         needed = p + SPARE_TRIALS
         if n < needed:
-            return Answer(f"needs {needed} complete trials for {p} coefficients, has {n}")
+            return Answer(f"needs {needed} complete trials, has {n}")
         return Answer(f"the {n} complete trials cannot tell the {p} coefficients apart")
     center, draws = _posterior(design, trials.score)
     center, draws = center[:p], draws[:, :p]

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import shutil
 import sys
 import traceback
 import warnings
@@ -203,6 +204,9 @@ def _follow(
         except AnalysisError as error:
             problem = str(error)
     out.print()
+    if answers is not None and answers.curve["kd_weight"].isna().all():
+        out.print("No context has enough complete trials for an answer yet.")
+        answers = None
     if answers is not None:
         _print_table(_text_table(answers.curve), answers.curve)
     out.print(_outcome_line(result.ledger))
@@ -232,14 +236,15 @@ def _print_places(name: str, places: Places, answers: Any, log_file: Path) -> No
             law = answers.schedule.laws[0]
             middle = sum(law.range) / 2
             follow.append(
-                f"kdcurve predict {_short(answers.schedule_file)} --method {law.method} "
-                f"--teacher {law.teacher} --fraction {middle:.2g}"
+                f"{_program('kdcurve')} predict {_short(answers.schedule_file)} "
+                f"--method {law.method} --teacher {law.teacher} --fraction {middle:.2g}"
             )
         else:
-            out.print(f"No schedule: {answers.no_schedule}", markup=False)
+            out.print(answers.no_schedule, markup=False, soft_wrap=True)
     if places.tracking_uri.startswith("sqlite:"):
         follow.append(
-            f"mlflow ui --backend-store-uri {places.tracking_uri} --host 127.0.0.1 --port 5000"
+            f"{_program('mlflow')} ui --backend-store-uri {places.tracking_uri} "
+            "--host 127.0.0.1 --port 5000"
         )
     out.print()
     for what, where in rows.items():
@@ -258,7 +263,14 @@ def _short(path: Path) -> str:
 def _next(verb: str, name: str, places: Places) -> str:
     default = Places.at()
     home = "" if places.home == default.home else f" --home {_short(places.home)}"
-    return f"kdcurve {verb} {name}{home}"
+    return f"{_program('kdcurve')} {verb} {name}{home}"
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment from here."""
+    beside = Path(sys.argv[0]).absolute().parent / name
+    on_path = shutil.which(name)
+    return name if on_path or not beside.exists() else _short(beside)
 
 
 def _print_plan(spec: "SearchSpec") -> None:

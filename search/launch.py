@@ -8,6 +8,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Nothing is restored from Tune's snapshots, so none is needed during the run.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # Ctrl-C is answered here, so that the display can say so.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -170,7 +173,7 @@ def _carry_out(
     state = SearchState.FAILED
     delivery.start()
     try:
-        with _ray(places.folder(spec.name), address), _terminated_like_interrupted():
+        with _stopping_cleanly(watcher), _ray(places.folder(spec.name), address):
             _prepare(spec, places, ledger, watcher)
             with watcher.watching(spec, ledger):
                 _tune(spec, places, ledger)
@@ -213,21 +216,33 @@ def _ray(folder: Path, address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a search as cleanly as Ctrl-C does."""
+def _stopping_cleanly(watcher: Watcher) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a search between two reports; a second one ends it at once.
 
-    def interrupt(_: int, __: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: signals are the caller's
-        yield
+    While Tune runs it ends its loop on SIGUSR1; elsewhere a KeyboardInterrupt does no harm.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the caller's
         return
+    stopping = False
+
+    def stop(_: int, __: FrameType | None) -> None:
+        nonlocal stopping
+        tune_listens = signal.getsignal(signal.SIGUSR1) is not before[signal.SIGUSR1]
+        if stopping or not tune_listens:
+            raise KeyboardInterrupt
+        stopping = True
+        watcher.say("stopping; what has ended is recorded (again to leave at once)")
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher) -> None:

@@ -11,10 +11,13 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from analysis.errors import known
 from search.faults import cross_faults, nearest
@@ -98,9 +101,23 @@ def _within(limits: Any, text: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+class _OneOrMany:
+    """Lets the JSON schema of a list accept a single item too, as `_as_list` does."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        many = handler(core_schema)
+        return {"anyOf": [many["items"], many]}
+
+
 T = TypeVar("T")
 Values = Annotated[
-    list[T], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_distinct)
+    list[T],
+    BeforeValidator(_as_list),
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    _OneOrMany(),
 ]
 """One value or a non-empty list of distinct ones."""
 

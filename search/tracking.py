@@ -27,6 +27,8 @@ from trainables.record import Kind, Outcome, SearchState
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+LAST_TRIES = 4
+"""Failures in a row that end the delivery once the search has ended."""
 METRICS_PER_REQUEST = 1000
 """MLflow's own limit for `log_batch`."""
 
@@ -130,7 +132,7 @@ class Delivery(threading.Thread):
         """Follow the journal (the thread's body)."""
         retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(max=30),
-            stop=lambda _: self._finishing.is_set(),
+            stop=lambda state: self._finishing.is_set() and state.attempt_number >= LAST_TRIES,
             before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )

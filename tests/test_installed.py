@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--quiet")
 PACKAGES = ("search", "trainables", "analysis")
 
 WHO_IS_THERE = """
@@ -95,8 +96,7 @@ def test_workers_import_ours_whatever_lies_in_the_folder(tmp_path, wheel):
     """From the wheel, in a folder with packages of our names: theirs are never imported."""
     installed = tmp_path / "site"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-        + ["--target", installed, wheel],
+        [*PIP_INSTALL, "--no-deps", "--no-index", "--target", installed, wheel],
         check=True,
     )
     files = ask_a_worker(hostile_folder(tmp_path / "project"), "ours", installed)

@@ -46,7 +46,7 @@ def test_a_context_without_enough_trials_says_so_and_the_others_are_answered(run
     context = runs["context"].iloc[0]
     few = runs[(runs["context"] != context) | (runs["kd_weight"] < 0.3)]
     curve = fit_curve(few).set_index("context")
-    assert curve.loc[context, "reason"] == "needs complete trials at 3 KD weights, has 2"
+    assert curve.loc[context, "reason"] == "needs 3 KD weights with complete trials, has 2"
     assert np.isnan(curve.loc[context, ["kd_weight", "score", "gain"]].astype(float)).all()
     assert curve["kd_weight"].notna().sum() == 15
 

@@ -112,8 +112,8 @@ def test_at_kd_weight_0_no_teacher_is_recommended():
 @pytest.mark.parametrize(
     ("weights", "scores", "says"),
     [
-        ([0, 1, 0, 1, 0, 1], [1, 2, 1, 2, 1, 2], "needs complete trials at 3 KD weights, has 2"),
-        ([0, 0.5, 1], [1, 2, 1], "needs 5 complete trials for 3 coefficients, has 3"),
+        ([0, 1, 0, 1, 0, 1], [1, 2, 1, 2, 1, 2], "needs 3 KD weights with complete trials, has 2"),
+        ([0, 0.5, 1], [1, 2, 1], "needs 5 complete trials, has 3"),
         ([0, 0.5, 1, 0, 0.5, 1], [0.7] * 6, "scored the same"),
     ],
 )
