@@ -101,9 +101,10 @@ class Journal:
         try:
             url = sa.make_url(uri)
             self._engine = sa.create_engine(url)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
             shown = re.sub(r"://[^/]*@", "://***@", uri)  # as it stands, it may hold a password
-            raise KdcurveError(f"--record {shown!r} is not a database URI: {error}") from error
+            cause = str(error).splitlines()[0]
+            raise KdcurveError(f"--record {shown!r} is not a database URI: {cause}") from error
         shown = url.render_as_string(hide_password=True)
         if url.get_backend_name() == "sqlite":
             if not create and not Path(url.database or "").exists():

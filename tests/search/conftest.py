@@ -1,0 +1,156 @@
+"""Searches rehearsed without Ray: our searcher, scheduler and recorder, Tune's part played here."""
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search.journal import EventKind, Journal
+from search.ledger import Ledger, objective_of
+from search.places import Places
+from search.space import SearchSpec
+from search.specfile import parse_spec
+from search.studies import Studies
+from trainables.record import SearchState
+
+RAW = {
+    "name": "rehearsal",
+    "dataset": {"name": "digits"},
+    "student": "cnn8",
+    "recipe": {"epochs": 9, "batch_size": 32},
+    "contexts": {"method": ["random"], "fraction": [0.1, 0.9], "teacher": ["cnn4"]},
+    "tune": {"kd_weight": {"low": 0.0, "high": 1.0}},
+    "seeds": {"trials": 2},
+    "budget": {"trials_per_context": 12},
+}
+
+Score = Callable[[dict[str, Any], int], float]
+"""(a trial's configuration, epoch) -> the objective."""
+
+
+def planted(trial: dict[str, Any], epoch: int) -> float:
+    """A score with its best KD weight at 0.3, lower for small fractions."""
+    fraction, weight = trial["fraction"], trial["kd_weight"]
+    return 0.5 + 0.3 * fraction + 0.01 * epoch + 0.003 * trial["seed"] - 0.2 * (weight - 0.3) ** 2
+
+
+class Rehearsal:
+    """Plays Tune's part, one trial at a time, in the order in which Tune calls us."""
+
+    def __init__(self, spec: SearchSpec, ledger: Ledger, folder, score: Score = planted) -> None:
+        # Here, since Ray takes two seconds to import and few tests need it.
+        from search.recorder import Recorder
+        from search.scheduler import ContextAsha, InOrder
+        from search.searcher import CurveSearcher
+
+        self.spec, self.ledger, self.score = spec, ledger, score
+        self.objective = objective_of(spec)
+        self.searcher = CurveSearcher(spec, ledger, Studies(spec, folder / "optuna.journal"))
+        self.scheduler = (
+            InOrder()
+            if spec.early_stopping.name == "none"
+            else ContextAsha(spec, ledger, self.objective)
+        )
+        totals = {c.key: spec.total_epochs(c) for c in spec.context_list}
+        self.recorder = Recorder(ledger, totals)
+        self.totals = totals
+
+    def run(self, trials: int | None = None, cut_at: int | None = None) -> None:
+        """Run trials until the budget or `trials` is spent; cut the last one at an epoch."""
+        done = 0
+        while trials is None or done < trials:
+            config = self.searcher.suggest(f"tune-{len(self.ledger.trials)}-{done}")
+            if not isinstance(config, dict):
+                return
+            done += 1
+            self.run_one(config, cut_at if done == trials else None)
+
+    def run_one(self, config: dict[str, Any], cut_at: int | None = None) -> None:
+        trial = SimpleNamespace(config=config)
+        number = config["number"]
+        self.recorder.on_trial_start(0, [], trial)
+        total = self.totals[self.ledger.trials[number].context]
+        since = 0
+        for stop in (*config["rungs"], total):
+            upto = stop if cut_at is None else min(stop, cut_at)
+            reports = [
+                {"epoch": epoch, self.objective: self.score(config["trial"], epoch)}
+                for epoch in range(since + 1, upto + 1)
+            ]
+            if upto < stop:
+                self.recorder.on_trial_result(0, [], trial, {"reports": reports})
+                return
+            result = {"number": number, **reports[-1], "reports": reports}
+            decision = self.scheduler.on_trial_result(None, trial, result)
+            self.recorder.on_trial_result(0, [], trial, result)
+            if decision == "STOP" or stop == total:
+                break
+            since = stop
+        self.recorder.on_trial_complete(0, [], trial)
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    """A sound search file as a mapping, free to be spoilt."""
+    return copy.deepcopy(RAW)
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> Callable[..., SearchSpec]:
+    """A valid search; whole sections are replaced by keyword."""
+    return lambda **sections: parse_spec({**copy.deepcopy(RAW), **sections})
+
+
+@pytest.fixture(scope="session")
+def plan() -> Callable[[Journal, SearchSpec], Ledger]:
+    """Begin a search in a journal."""
+
+    def begin(journal: Journal, spec: SearchSpec) -> Ledger:
+        ledger = Ledger(journal, spec.name)
+        ledger.record(
+            EventKind.PLANNED,
+            spec=spec.model_dump(mode="json", exclude_none=True),
+            versions={"kdcurve": "0.1"},
+            git_commit="abc1234",
+            hardware={"cpus": 2},
+        )
+        return ledger
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def rehearsal() -> type[Rehearsal]:
+    return Rehearsal
+
+
+@pytest.fixture
+def journal(tmp_path) -> Journal:
+    return Journal(f"sqlite:///{tmp_path / 'record.db'}")
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory) -> Places:
+    """One home for all tests that need MLflow: making its database takes seconds."""
+    made = Places.at(tmp_path_factory.mktemp("places") / "home")
+    made.make()
+    return made
+
+
+@pytest.fixture(scope="session")
+def recorded(places, make_spec, plan) -> SearchSpec:
+    """A complete search of 12 trials in each of 4 contexts, recorded and delivered."""
+    from search.tracking import Delivery
+
+    contexts = {"method": "random", "fraction": [0.1, 0.3, 0.6, 0.9], "teacher": "cnn4"}
+    spec = make_spec(name="recorded", contexts=contexts)
+    journal = Journal(places.record)
+    ledger = plan(journal, spec)
+    Rehearsal(spec, ledger, places.folder(spec.name)).run()
+    ledger.record(EventKind.CLOSED, state=SearchState.COMPLETE)
+    delivery = Delivery(journal, spec, places)
+    delivery.start()
+    assert delivery.finish()
+    return spec

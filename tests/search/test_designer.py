@@ -1,0 +1,93 @@
+import copy
+
+import pytest
+
+from search.designer import next_slot, start_trials, start_values
+from search.ledger import TrialState
+
+
+@pytest.fixture
+def spec(make_spec):
+    contexts = {"method": ["random", "el2n"], "fraction": [0.1, 0.9], "teacher": "cnn4"}
+    return make_spec(contexts=contexts, seeds={"trials": 2}, budget={"trials_per_context": 11})
+
+
+def fill(spec, upto=10_000):
+    """Slots in order, each filled at once with a trial."""
+    known, slots = {}, []
+    while len(slots) < upto and (slot := next_slot(spec, known)) is not None:
+        slots.append(slot)
+        values = slot.start_values or {"kd_weight": 0.4}
+        known.setdefault(slot.context.key, []).append(
+            TrialState(len(slots), slot.context.key, values, slot.seed, bool(slot.start_values))
+        )
+    return slots, known
+
+
+def test_every_context_starts_with_kd_weights_0_half_and_1_under_one_seed(spec):
+    slots, _ = fill(spec)
+    assert start_trials(spec) == 6
+    for context in spec.context_list:
+        own = [slot for slot in slots if slot.context == context]
+        start = [(s.seed, s.start_values["kd_weight"]) for s in own[:6]]
+        assert start == [(0, 0.0), (0, 0.5), (0, 1.0), (1, 0.0), (1, 0.5), (1, 1.0)]
+        assert all(slot.start_values is None for slot in own[6:])
+
+
+def test_contexts_take_turns(spec):
+    slots, _ = fill(spec)
+    keys = [context.key for context in spec.context_list]
+    for turn in range(11):
+        assert [slot.context.key for slot in slots[4 * turn : 4 * turn + 4]] == keys
+        assert {slot.index for slot in slots[4 * turn : 4 * turn + 4]} == {turn}
+
+
+def test_seeds_take_turns_after_the_start(spec):
+    slots, _ = fill(spec)
+    own = [s.seed for s in slots if s.context == spec.context_list[0]]
+    assert own[6:] == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("trials", range(3, 30))
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_the_budget_is_met_exactly_and_the_start_takes_three_quarters_at_most(
+    make_spec, trials, seeds
+):
+    spec = make_spec(seeds={"trials": seeds}, budget={"trials_per_context": trials})
+    _, known = fill(spec)
+    assert [len(known[c.key]) for c in spec.context_list] == [trials, trials]
+    assert next_slot(spec, known) is None
+    assert start_trials(spec) <= max(3, 0.75 * trials)
+    assert start_trials(spec) <= 3 * seeds
+
+
+def test_the_same_knowledge_gives_the_same_slot_and_stays_as_it_is(spec):
+    _, known = fill(spec, upto=17)
+    before = copy.deepcopy(known)
+    assert next_slot(spec, known) == next_slot(spec, copy.deepcopy(known))
+    assert known == before
+
+
+def test_a_context_that_lags_behind_is_served_first(spec):
+    _, known = fill(spec, upto=16)
+    late = spec.context_list[2]
+    known[late.key] = known[late.key][:1]
+    assert (next_slot(spec, known).context, next_slot(spec, known).index) == (late, 1)
+
+
+def test_all_but_the_kd_weight_start_in_the_middle(make_spec):
+    spec = make_spec(
+        contexts={"fraction": 0.5, "teacher": "cnn4"},
+        tune={
+            "kd_weight": {"low": 0.2, "high": 0.6},
+            "temperature": {"low": 1, "high": 16, "log": True},
+            "method": ["el2n", "random"],
+        },
+    )
+    middle = {"temperature": pytest.approx(4.0), "method": "el2n"}
+    weights = (0.0, 0.5, 1.0)
+    starts = [start_values(spec, weight) for weight in weights]
+    assert [start.pop("kd_weight") for start in starts] == [0.2, pytest.approx(0.4), 0.6]
+    assert starts == [middle, middle, middle]
+    linear = make_spec(tune={"temperature": {"low": 1, "high": 16}})
+    assert start_values(linear, 0)["temperature"] == 8.5

@@ -1,0 +1,222 @@
+import itertools
+import math
+import random
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from search.journal import EventKind
+from search.ledger import Ledger
+from search.scheduler import ContextAsha, InOrder
+from trainables.record import EPOCH, VAL_ACCURACY, Outcome
+
+CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+@pytest.fixture
+def spec(make_spec):
+    """Rungs at epochs 1, 3 and 9 of 27."""
+    return make_spec(
+        recipe={"epochs": 27},
+        early_stopping={"grace_epochs": 1, "reduction_factor": 3},
+        budget={"trials_per_context": 60},
+    )
+
+
+def propose(ledger, number, context, *, start_design=False):
+    ledger.record(
+        EventKind.PROPOSED,
+        number,
+        context=context.key,
+        values={"kd_weight": 0.5},
+        seed=0,
+        start_design=start_design,
+    )
+
+
+def report(scheduler, ledger, number, epoch, score):
+    """Tell the scheduler and then the record, as Tune does."""
+    result = {"number": number, EPOCH: epoch, VAL_ACCURACY: score}
+    decision = scheduler.on_trial_result(None, None, result)
+    metrics = {EPOCH: epoch, VAL_ACCURACY: score}
+    ledger.record(EventKind.REPORTED, number, epoch=epoch, metrics=metrics)
+    return decision
+
+
+def run_trial(scheduler, ledger, spec, number, score):
+    """One trial from its first rung to its end; the epoch it got to."""
+    context = next(c for c in spec.context_list if c.key == ledger.trials[number].context)
+    total = spec.total_epochs(context)
+    for epoch in (*spec.rungs(context), total):
+        if report(scheduler, ledger, number, epoch, score(epoch)) == STOP and epoch < total:
+            break
+    outcome = Outcome.COMPLETE if epoch == total else Outcome.STOPPED_EARLY
+    ledger.record(EventKind.ENDED, number, outcome=outcome, reason=None)
+    return epoch
+
+
+def decisions(journal, spec):
+    return [
+        (e.trial, e.data["epoch"], e.data["stop"])
+        for e in journal.events(spec.name)
+        if e.kind is EventKind.RUNG
+    ]
+
+
+def test_a_context_of_low_scores_is_not_starved_by_one_of_high_scores(spec, journal, plan):
+    """Scores of 0.2 and 0.9 by fraction: each context lets its own best third go on."""
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    draw = random.Random(0)
+    level = dict(zip((c.key for c in spec.context_list), (0.2, 0.9), strict=True))
+    reached = {key: [] for key in level}
+    for number in range(120):
+        context = spec.context_list[number % 2]
+        propose(ledger, number, context)
+        luck = draw.random() / 20
+        reached[context.key].append(
+            run_trial(
+                scheduler, ledger, spec, number, lambda _, c=context, x=luck: level[c.key] + x
+            )
+        )
+    for epochs in reached.values():
+        past_first = sum(epoch > 1 for epoch in epochs)
+        assert 15 <= past_first <= 35
+        assert 2 <= sum(epoch == 27 for epoch in epochs) <= past_first
+
+
+def test_the_second_of_two_is_stopped_at_each_rung_if_it_is_worse(spec, journal, plan):
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    context = spec.context_list[0]
+    propose(ledger, 0, context)
+    assert run_trial(scheduler, ledger, spec, 0, lambda _: 0.5) == 27
+    for number, bad in enumerate(spec.rungs(context), start=1):
+        propose(ledger, number, context)
+        score = lambda epoch, bad=bad: 0.1 if epoch == bad else 0.6  # noqa: E731
+        assert run_trial(scheduler, ledger, spec, number, score) == bad
+
+
+@pytest.mark.parametrize(
+    ("factor", "epochs"), [*itertools.product([1.5, 2, 2.4, 3, 4], [10, 27, 81])]
+)
+def test_every_rung_of_the_search_is_one_of_rays(make_spec, journal, plan, factor, epochs):
+    """Whatever the rounding, a trial is compared at each epoch that the search calls a rung."""
+    spec = make_spec(
+        recipe={"epochs": epochs}, early_stopping={"grace_epochs": 2, "reduction_factor": factor}
+    )
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    context = spec.context_list[0]
+    numbers = itertools.count()
+    for bad in spec.rungs(context):
+        for score in (lambda _: 0.5, lambda epoch, bad=bad: -1.0 if epoch == bad else 0.5):
+            number = next(numbers)
+            propose(ledger, number, context)
+            reached = run_trial(scheduler, ledger, spec, number, score)
+        assert reached == bad
+
+
+def test_trials_of_the_starting_design_are_never_stopped_but_set_the_bar(spec, journal, plan):
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    context = spec.context_list[0]
+    for number, level in enumerate((0.9, 0.5, 0.1)):
+        propose(ledger, number, context, start_design=True)
+        assert run_trial(scheduler, ledger, spec, number, lambda _, x=level: x) == 27
+    propose(ledger, 3, context)
+    assert run_trial(scheduler, ledger, spec, 3, lambda _: 0.2) == 1
+
+
+def test_nothing_is_decided_between_rungs_and_at_the_end(spec, journal, plan):
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    context = spec.context_list[0]
+    for number in range(2):
+        propose(ledger, number, context)
+        for epoch in (2, 4, 8, 10, 26, 27):
+            assert report(scheduler, ledger, number, epoch, -number) == CONTINUE
+    assert decisions(journal, spec) == []
+
+
+def test_a_decision_is_recorded_before_tune_acts_on_it(spec, journal, plan):
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    for number, score in enumerate((0.9, 0.1)):
+        propose(ledger, number, spec.context_list[0])
+        result = {"number": number, EPOCH: 1, VAL_ACCURACY: score}
+        stop = scheduler.on_trial_result(None, None, result) == STOP
+        assert decisions(journal, spec)[-1] == (number, 1, stop)
+        assert ledger.trials[number].stopped_at == (1 if stop else None)
+    assert stop
+
+
+@pytest.mark.parametrize("every", [1, 2, 7])
+def test_rungs_replayed_from_the_record_decide_as_undisturbed_ones(spec, journal, plan, every):
+    """A search whose scheduler is made anew every few trials stops the same trials."""
+
+    def search(name, renew):
+        own = spec.model_copy(update={"name": name})
+        ledger = plan(journal, own)
+        scheduler = ContextAsha(own, ledger, VAL_ACCURACY)
+        draw = random.Random(1)
+        for number in range(40):
+            if renew and number % every == 0:
+                ledger = Ledger(journal, name)
+                scheduler = ContextAsha(own, ledger, VAL_ACCURACY)
+            propose(ledger, number, own.context_list[number % 2], start_design=number < 6)
+            noise = [draw.gauss(0, 0.02) for _ in range(28)]
+            skill = draw.random()
+            run_trial(scheduler, ledger, own, number, lambda t, s=skill, n=noise: s / 5 + n[t])
+        return decisions(journal, own)
+
+    undisturbed = search("undisturbed", renew=False)
+    assert search("renewed", renew=True) == undisturbed
+    assert 10 < sum(stop for *_, stop in undisturbed) < 34
+
+
+def test_a_trial_that_never_ended_is_not_entered_twice(spec, journal, plan):
+    """It will be trained again; what it showed in its first life must not raise the bar."""
+    ledger = plan(journal, spec)
+    first = ContextAsha(spec, ledger, VAL_ACCURACY)
+    for number in range(2):
+        propose(ledger, number, spec.context_list[0])
+    report(first, ledger, 0, 1, 0.9)  # and then the power fails
+    again = ContextAsha(spec, Ledger(journal, spec.name), VAL_ACCURACY)
+    again._ledger.record(EventKind.STARTED, 0)
+    assert report(again, again._ledger, 1, 1, 0.5) == CONTINUE
+
+
+def test_budgets_too_short_for_a_rung_are_never_stopped(make_spec, journal, plan):
+    spec = make_spec(recipe={"epochs": 1})
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    for number, score in enumerate((0.9, 0.1)):
+        propose(ledger, number, spec.context_list[0])
+        assert report(scheduler, ledger, number, 1, score) == CONTINUE
+
+
+def test_contexts_of_different_budgets_have_rungs_of_their_own(make_spec, journal, plan):
+    """With fixed iterations, a tenth of the data takes many epochs and nine tenths few."""
+    spec = make_spec(recipe={"iterations": 100, "batch_size": 32})
+    small, large = spec.context_list
+    assert (spec.rungs(small), spec.rungs(large)) == ((7,), (1,))
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    for number, (context, score) in enumerate(itertools.product((small, large), (0.9, 0.1))):
+        propose(ledger, number, context)
+        report(scheduler, ledger, number, spec.rungs(context)[0], score)
+    assert decisions(journal, spec) == [(0, 7, False), (1, 7, True), (2, 1, False), (3, 1, True)]
+
+
+def test_the_choice_of_the_next_trial_is_left_to_tune(spec, journal, plan):
+    assert InOrder().choose_trial_to_run(None) is None
+    assert ContextAsha(spec, plan(journal, spec), VAL_ACCURACY).choose_trial_to_run(None) is None
+
+
+def test_nothing_of_the_scheduler_is_pickled(spec, journal, plan):
+    import pickle
+
+    pickled = pickle.dumps(ContextAsha(spec, plan(journal, spec), VAL_ACCURACY))
+    assert len(pickled) < 100
+    assert math.isfinite(len(vars(pickle.loads(pickled))))

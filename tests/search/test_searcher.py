@@ -1,0 +1,170 @@
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import RayTaskError
+from ray.tune.search import Searcher
+
+from search.journal import EventKind
+from search.ledger import Ledger
+from search.recorder import Recorder
+from trainables.config import TrialConfig
+from trainables.record import Outcome
+
+
+@pytest.fixture(params=["tpe", "random"])
+def spec(request, make_spec):
+    return make_spec(sampler=request.param)
+
+
+def facts(ledger):
+    """All that a search found, trial by trial."""
+    return [
+        (t.number, t.context, dict(t.values), t.seed, t.start_design, t.outcome, dict(t.scores))
+        for t in ledger.trials.values()
+    ]
+
+
+def test_a_search_ends_when_its_budget_is_spent(spec, journal, plan, rehearsal, tmp_path):
+    ledger = plan(journal, spec)
+    played = rehearsal(spec, ledger, tmp_path)
+    played.run()
+    assert list(ledger.trials) == list(range(24))
+    assert played.searcher.suggest("one-more") == Searcher.FINISHED
+    assert not ledger.unfinished()
+    outcomes = ledger.outcomes()
+    assert outcomes[Outcome.COMPLETE] + outcomes[Outcome.STOPPED_EARLY] == 24
+    assert outcomes[Outcome.COMPLETE] >= 12  # the starting design at least
+    assert outcomes[Outcome.STOPPED_EARLY] > 0
+
+
+def test_a_suggestion_holds_a_whole_valid_trial(spec, journal, plan, rehearsal, tmp_path):
+    played = rehearsal(spec, plan(journal, spec), tmp_path)
+    config = played.searcher.suggest("first")
+    trial = TrialConfig.model_validate(config["trial"])
+    assert (config["number"], config["rungs"]) == (0, (3,))
+    assert (trial.kd_weight, trial.fraction, trial.seed) == (0.0, 0.1, 0)
+    assert played.searcher.numbers == {"first": 0}
+
+
+def test_a_proposal_is_recorded_before_tune_sees_it(spec, journal, plan, rehearsal, tmp_path):
+    played = rehearsal(spec, plan(journal, spec), tmp_path)
+    for number in range(15):
+        config = played.searcher.suggest(str(number))
+        newest = list(journal.events(spec.name))[-1]
+        assert (newest.kind, newest.trial) == (EventKind.PROPOSED, number)
+        assert newest.data["values"]["kd_weight"] == config["trial"]["kd_weight"]
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_search_interrupted_between_trials_equals_the_undisturbed_one(
+    spec, journal, plan, rehearsal, tmp_path, every
+):
+    whole = plan(journal, spec)
+    rehearsal(spec, whole, tmp_path / "whole").run()
+    other = spec.model_copy(update={"name": "interrupted"})
+    plan(journal, other)
+    for _ in range(0, 24, every):
+        rehearsal(other, Ledger(journal, other.name), tmp_path / "parts").run(trials=every)
+    assert facts(Ledger(journal, other.name)) == facts(whole)
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5])
+def test_a_search_killed_within_trials_equals_the_undisturbed_one(
+    spec, journal, plan, rehearsal, tmp_path, epoch
+):
+    """Each life of the search dies at that epoch of its fourth trial."""
+    whole = plan(journal, spec)
+    rehearsal(spec, whole, tmp_path / "whole").run()
+    other = spec.model_copy(update={"name": "killed"})
+    plan(journal, other)
+    for _ in range(7):
+        rehearsal(other, Ledger(journal, other.name), tmp_path / "parts").run(4, cut_at=epoch)
+    rehearsal(other, Ledger(journal, other.name), tmp_path / "parts").run()
+    assert facts(Ledger(journal, other.name)) == facts(whole)
+
+
+def test_unfinished_trials_are_reissued_first_as_they_were(
+    spec, journal, plan, rehearsal, tmp_path
+):
+    first = rehearsal(spec, plan(journal, spec), tmp_path / "a")
+    first.run(trials=13)
+    lost = [first.searcher.suggest(str(number)) for number in range(3)]
+    again = rehearsal(spec, Ledger(journal, spec.name), tmp_path / "b")
+    assert [again.searcher.suggest(f"again-{n}") for n in range(3)] == lost
+    assert again.searcher.suggest("new")["number"] == 16
+
+
+def test_many_at_a_time_get_different_proposals(spec, journal, plan, rehearsal, tmp_path):
+    played = rehearsal(spec, plan(journal, spec), tmp_path)
+    configs = [played.searcher.suggest(str(number)) for number in range(24)]
+    late = [c["trial"] for c in configs[12:]]
+    assert [c["number"] for c in configs] == list(range(24))
+    assert len({(t["fraction"], t["kd_weight"]) for t in late}) == 12
+
+
+@pytest.fixture
+def one_trial(make_spec, journal, plan):
+    """A trial under way, the recorder of its search, and Tune's view of it."""
+    spec = make_spec()
+    ledger = plan(journal, spec)
+    context = spec.context_list[0]
+    ledger.record(EventKind.PROPOSED, 0, context=context.key, values={}, seed=0, start_design=False)
+    recorder = Recorder(ledger, {context.key: 9})
+    tune_trial = SimpleNamespace(config={"number": 0})
+    recorder.on_trial_start(0, [], tune_trial)
+    return ledger, recorder, tune_trial
+
+
+def reports(*epochs):
+    return {"reports": [{"epoch": e, "val_accuracy": e / 10} for e in epochs]}
+
+
+def test_epochs_that_are_reported_again_are_recorded_once(one_trial, journal):
+    ledger, recorder, trial = one_trial
+    for epochs in ((1, 2), (1, 2), (2, 3), (4,)):
+        recorder.on_trial_result(0, [], trial, reports(*epochs))
+    recorded = [
+        e.data["epoch"] for e in journal.events(ledger.search) if e.kind is EventKind.REPORTED
+    ]
+    assert recorded == [1, 2, 3, 4]
+    assert ledger.trials[0].scores == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
+
+
+def test_the_full_budget_is_complete_even_if_a_rung_would_have_stopped_it(one_trial):
+    ledger, recorder, trial = one_trial
+    ledger.record(EventKind.RUNG, 0, epoch=9, score=0.1, stop=True)
+    recorder.on_trial_result(0, [], trial, reports(*range(1, 10)))
+    recorder.on_trial_complete(0, [], trial)
+    assert (ledger.trials[0].outcome, ledger.trials[0].reason) == (Outcome.COMPLETE, None)
+
+
+def test_a_trial_stopped_at_a_rung_says_which(one_trial):
+    ledger, recorder, trial = one_trial
+    ledger.record(EventKind.RUNG, 0, epoch=3, score=0.1, stop=True)
+    recorder.on_trial_result(0, [], trial, reports(1, 2, 3))
+    recorder.on_trial_complete(0, [], trial)
+    assert ledger.trials[0].outcome is Outcome.STOPPED_EARLY
+    assert ledger.trials[0].reason == "at the rung of epoch 3"
+
+
+def test_an_end_that_nobody_asked_for_is_a_failure(one_trial):
+    ledger, recorder, trial = one_trial
+    recorder.on_trial_result(0, [], trial, reports(1, 2))
+    recorder.on_trial_complete(0, [], trial)
+    assert ledger.trials[0].outcome is Outcome.FAILED
+    assert "without a reason" in ledger.trials[0].reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("all is lost\nloss is not finite at epoch 2"),
+        RayTaskError("step", "Traceback ...", ValueError("loss is not finite at epoch 2")),
+    ],
+)
+def test_a_trial_that_raised_failed_with_the_cause_in_one_line(one_trial, error):
+    ledger, recorder, trial = one_trial
+    trial.get_pickled_error = lambda: error
+    recorder.on_trial_error(0, [], trial)
+    assert ledger.trials[0].outcome is Outcome.FAILED
+    assert ledger.trials[0].reason == "ValueError: loss is not finite at epoch 2"
