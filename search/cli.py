@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import shlex
 import shutil
 import sys
 import traceback
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.errors import AnalysisError, nearest
+from analysis.runs import without_password
 from search.errors import KdcurveError, UsageError
 from search.places import Places
 from trainables.record import Outcome, SearchState
@@ -227,7 +229,7 @@ def _follow(
 
 
 def _print_places(name: str, places: Places, answers: Any, log_file: Path) -> None:
-    rows = {"log": log_file, "MLflow": places.tracking_uri}
+    rows = {"log": log_file, "MLflow": without_password(places.tracking_uri)}
     follow = [_next("best", name, places)]
     if answers is not None:
         rows = {"report": answers.report, "curve": answers.curve_file, **rows}
@@ -261,9 +263,14 @@ def _short(path: Path) -> str:
 
 
 def _next(verb: str, name: str, places: Places) -> str:
-    default = Places.at()
-    home = "" if places.home == default.home else f" --home {_short(places.home)}"
-    return f"{_program('kdcurve')} {verb} {name}{home}"
+    words = [_program("kdcurve"), verb, name]
+    if places.home != Places.at().home:
+        words += ["--home", _short(places.home)]
+    default = Places.at(places.home)
+    for place in ("record", "tracking_uri", "storage"):
+        if (where := getattr(places, place)) != getattr(default, place):
+            words += [f"--{place.replace('_', '-')}", without_password(str(where))]
+    return shlex.join(words)
 
 
 def _program(name: str) -> str:
@@ -456,11 +463,11 @@ def curve(
         return
     match out_file.suffix:
         case ".csv":
-            fitted.to_csv(out_file, index=False)
+            _write(out_file, lambda path: fitted.to_csv(path, index=False))
         case ".svg" | ".png":
             from analysis.plots import plot_kd_weight  # noqa: PLC0415
 
-            plot_kd_weight(fitted).savefig(out_file, dpi=150)
+            _write(out_file, lambda path: plot_kd_weight(fitted).savefig(path, dpi=150))
         case suffix:
             raise UsageError(
                 f"--out {out_file}: cannot write {suffix!r}; allowed: .svg, .png, .csv"
@@ -550,7 +557,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(path)
     except OSError as error:
-        raise KdcurveError(f"cannot write {path}: {error.strerror}") from error
+        raise KdcurveError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @app.command()

@@ -84,7 +84,7 @@ def shrink(spec: SearchSpec) -> SearchSpec:
         if key in contexts:
             contexts[key] = contexts[key][:most]
     fractions = sorted(contexts["fraction"])
-    contexts["fraction"] = sorted({fractions[len(fractions) // 2], fractions[-1]})
+    contexts["fraction"] = sorted({fractions[(len(fractions) - 1) // 2], fractions[-1]})
     for key, most in {"epochs": 3, "iterations": 30}.items():
         if key in recipe:
             recipe[key] = min(recipe[key], most)

@@ -63,10 +63,10 @@ def _connect(tracking_uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri)
     except Exception as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise KdcurveError(
-            f"the tracking URI {without_password(tracking_uri)} cannot be used: {cause}"
-        ) from error
+        shown = without_password(tracking_uri)
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = cause.replace(tracking_uri, shown)[:200]
+        raise KdcurveError(f"the tracking URI {shown} cannot be used: {cause}") from error
 
 
 def _ms(seconds: float) -> int:
