@@ -1,0 +1,367 @@
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from search.cli import _next, app
+from search.journal import EventKind, Journal
+from search.places import Places
+
+COMMANDS = ["search", "resume", "status", "list", "best", "curve", "fit", "predict", "report"]
+SEARCH_FILE = """
+name: mine
+dataset: {name: digits}
+student: cnn8
+recipe: {epochs: 9}
+contexts: {method: [random, el2n], fraction: [0.1, 0.9], teacher: cnn4}
+"""
+
+
+@pytest.fixture
+def kdcurve(monkeypatch):
+    """Run a command in this process; nothing of the user's environment reaches it."""
+    for name in ("HOME", "RECORD", "TRACKING_URI", "STORAGE"):
+        monkeypatch.delenv(f"KDCURVE_{name}", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="kdcurve")
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(SEARCH_FILE)
+    return path
+
+
+@pytest.fixture
+def home(recorded, places):
+    """A home that holds the complete search `recorded`."""
+    return places.home
+
+
+def failed(result, code):
+    """The message of a command that failed as it should: one line, no traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("kdcurve: ")
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def loaded_after(code, *modules):
+    """Which of some modules a fresh Python has loaded after running code."""
+    code += f"\nimport sys; print(*[m for m in {modules!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_and_where_things_live(kdcurve, command):
+    result = kdcurve(command, "--help")
+    assert result.exit_code == 0
+    assert re.search(rf"Example: kdcurve {command}\b", result.stdout)
+    for option in ("--home", "--record", "--tracking-uri", "--storage", "--verbose"):
+        assert option in result.stdout
+
+
+def test_help_lists_every_command(kdcurve):
+    shown = kdcurve("--help").stdout
+    assert all(re.search(rf"\b{command} ", shown) for command in [*COMMANDS, "schema"])
+    assert "Example: kdcurve schema" in kdcurve("schema", "-h").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serch"],
+        ["search"],
+        ["best", "x", "--fraction", "half"],
+        ["best", "x", "--format", "xml"],
+        ["status", "x", "--no-such-option"],
+        ["predict", "schedule.json"],
+    ],
+)
+def test_bad_usage_is_code_2(kdcurve, arguments):
+    result = kdcurve(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_a_bad_search_file_is_code_2_with_all_its_faults(kdcurve, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(SEARCH_FILE.replace("cnn8", "cnn9").replace("0.1,", "0.0,"))
+    message = failed(kdcurve("search", path, "--home", tmp_path / "home"), 2)
+    assert f"{path}: 2 faults" in message
+    assert "student: 'cnn9'" in message
+    assert "contexts.fraction[0]: 0.0" in message
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_missing_search_file_is_code_2(kdcurve, tmp_path):
+    assert "none.yaml: No such file" in failed(kdcurve("search", tmp_path / "none.yaml"), 2)
+
+
+def test_a_bad_name_is_code_2(kdcurve, file):
+    assert "name: 'No Good'" in failed(kdcurve("search", file, "--name", "No Good"), 2)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = kdcurve("search", file, "--dry-run", "--name", "other")
+    assert result.exit_code == 0
+    plan = dict(line.strip().split("  ", 1) for line in result.stdout.strip().splitlines())
+    assert plan["search"] == "other"
+    assert plan["contexts"] == "4 (2 methods × 2 fractions × 1 teacher)"
+    assert plan["trials"].startswith("48 (12 per context, 3 seeds)")
+    # 2 methods x 12 trials x 9 epochs x (129 + 1164) samples; a teacher and 10 scorings.
+    assert plan["compute"].startswith("at most 279 k epochs × samples in trials, 128 k for")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_smoke_form_has_its_own_name_and_plan(kdcurve, file):
+    plan = kdcurve("search", file, "--dry-run", "--smoke").stdout
+    assert "mine-smoke" in plan
+    assert "32 (8 per context, 2 seeds)" in plan
+
+
+def test_a_home_that_cannot_be_made_is_code_1(kdcurve, file, tmp_path):
+    message = failed(kdcurve("search", file, "--home", file / "home"), 1)
+    assert f"cannot create the folder {file / 'home'}" in message
+    assert "--home or --storage" in message
+
+
+def test_a_name_already_used_is_code_2_with_a_free_one(kdcurve, file, tmp_path, make_spec, plan):
+    journal = Journal(f"sqlite:///{tmp_path / 'record.db'}")
+    for name in ("mine", "mine-2"):
+        plan(journal, make_spec(name=name))
+    message = failed(kdcurve("search", file, "--home", tmp_path), 2)
+    assert "'mine' is recorded already" in message
+    assert "--name mine-3" in message
+
+
+def test_a_tracking_server_that_is_down_is_code_1_and_nothing_is_recorded(kdcurve, file, tmp_path):
+    arguments = ("--home", tmp_path, "--tracking-uri", "http://127.0.0.1:9")
+    message = failed(kdcurve("search", file, *arguments), 1)
+    assert "http://127.0.0.1:9 does not answer" in message
+    assert Journal(f"sqlite:///{tmp_path / 'record.db'}").searches() == []
+
+
+@pytest.mark.parametrize("command", ["status", "resume"])
+def test_an_unknown_search_is_code_1_with_the_name_that_comes_near(kdcurve, home, command):
+    message = failed(kdcurve(command, "recorderd", "--home", home), 1)
+    assert "no search named 'recorderd'" in message
+    assert "did you mean recorded?" in message
+
+
+@pytest.mark.parametrize("command", ["best", "curve", "fit", "report"])
+def test_a_question_about_an_unknown_search_is_code_1(kdcurve, home, command, tmp_path):
+    arguments = ["--out", tmp_path / "x"] if command in ("fit", "report") else []
+    message = failed(kdcurve(command, "recorderd", "--home", home, *arguments), 1)
+    assert "recorderd" in message
+    assert "did you mean recorded" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["status x", "resume x", "list", "best x", "curve x", "fit x"])
+def test_where_nothing_was_recorded_is_code_1_and_nothing_is_created(kdcurve, tmp_path, command):
+    message = failed(kdcurve(*command.split(), "--home", tmp_path / "none"), 1)
+    assert "none" in message
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_status_and_list_say_where_a_search_stands(kdcurve, home):
+    status = kdcurve("status", "recorded", "--home", home)
+    assert status.exit_code == 0
+    assert status.stdout.startswith("recorded: complete\ncontexts 4/4 · trials 48/48: 0 running")
+    listed = kdcurve("list", "--home", home).stdout
+    assert re.search(r"recorded +complete +48 of 48", listed)
+
+
+def test_a_failed_trial_is_told_with_its_reason(kdcurve, tmp_path, make_spec, plan):
+    ledger = plan(Journal(f"sqlite:///{tmp_path / 'record.db'}"), make_spec())
+    context = ledger.spec.context_list[0].key
+    proposal = {"context": context, "values": {}, "seed": 0, "start_design": True}
+    ledger.record(EventKind.PROPOSED, 0, **proposal)
+    reason = "ValueError: loss [nan] is not finite"
+    ledger.record(EventKind.ENDED, 0, outcome="failed", reason=reason)
+    status = kdcurve("status", "rehearsal", "--home", tmp_path).stdout
+    assert status.startswith("rehearsal: running, last event 0 s ago")
+    assert f"trial 0 failed: {reason}" in status
+
+
+def test_the_environment_says_where_things_live_and_an_option_overrules_it(
+    kdcurve, home, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KDCURVE_HOME", str(home))
+    assert "recorded" in kdcurve("list").stdout
+    failed(kdcurve("list", "--home", tmp_path), 1)
+    monkeypatch.setenv("KDCURVE_RECORD", f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    assert "elsewhere.db" in failed(kdcurve("list"), 1)
+
+
+def test_best_is_the_same_as_table_json_and_csv(kdcurve, home):
+    answers = {}
+    for kind in ("table", "json", "csv"):
+        result = kdcurve("best", "recorded", "--home", home, "--format", kind)
+        assert result.exit_code == 0
+        answers[kind] = result.stdout
+    rows = json.loads(answers["json"])
+    read = list(csv.DictReader(io.StringIO(answers["csv"])))
+    assert [r["fraction"] for r in rows] == [0.1, 0.3, 0.6, 0.9]
+    weights = [float(row["kd_weight"]) for row in read]
+    assert weights == pytest.approx([row["kd_weight"] for row in rows])
+    for row in rows:
+        assert row["kd_weight"] == pytest.approx(0.3, abs=0.1)  # as planted
+        assert f"{row['kd_weight']:.2f}" in answers["table"]
+
+
+def test_best_takes_only_what_is_asked_for(kdcurve, home):
+    arguments = ("best", "recorded", "--home", home, "--format", "json")
+    (row,) = json.loads(kdcurve(*arguments, "--fraction", "0.3").stdout)
+    assert row["fraction"] == 0.3
+    assert len(json.loads(kdcurve(*arguments, "--method", "random").stdout)) == 4
+    assert "random" in failed(kdcurve(*arguments, "--method", "randm"), 1)
+    assert "0.1" in failed(kdcurve(*arguments, "--fraction", "0.2"), 1)
+
+
+def test_the_curve_is_written_in_the_form_that_its_name_asks_for(kdcurve, home, tmp_path):
+    for name, start in (("a.csv", b"search"), ("a.svg", b"<?xml"), ("a.png", b"\x89PNG")):
+        path = tmp_path / name
+        result = kdcurve("curve", "recorded", "--home", home, "--out", path)
+        assert result.exit_code == 0, result.output
+        if name != "a.csv":
+            assert path.read_bytes().startswith(start)
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 4
+    message = failed(kdcurve("curve", "recorded", "--home", home, "--out", "a.gif"), 2)
+    assert "'.gif'; allowed: .svg, .png, .csv" in message
+
+
+def test_a_file_that_cannot_be_written_is_code_1(kdcurve, home, tmp_path):
+    (tmp_path / "file").write_text("")
+    for command, name in (
+        ("fit", "s.json"),
+        ("report", "r"),
+        ("curve", "c.csv"),
+        ("curve", "c.png"),
+    ):
+        path = tmp_path / "file" / name
+        message = failed(kdcurve(command, "recorded", "--home", home, "--out", path), 1)
+        assert f"cannot write {path}" in message
+
+
+@pytest.fixture
+def schedule(kdcurve, home, tmp_path):
+    path = tmp_path / "schedule.json"
+    result = kdcurve("fit", "recorded", "--home", home, "--out", path)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_a_fitted_schedule_answers_for_fractions_nobody_ran(kdcurve, schedule):
+    result = kdcurve("predict", schedule, "--fraction", "0.45")
+    assert result.exit_code == 0
+    assert float(result.stdout) == pytest.approx(0.3, abs=0.1)
+    assert result.stderr == ""
+    beyond = kdcurve("predict", schedule, "--fraction", "0.01")
+    assert beyond.exit_code == 0
+    assert beyond.stderr.startswith("kdcurve: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--fraction", "0.5", "--method", "el2n"],
+        ["--fraction", "0.5", "--teacher", "cnn99"],
+        ["--fraction", "1.5"],
+        ["--fraction", "0"],
+        ["--fraction", "nan"],
+    ],
+)
+def test_a_schedule_refuses_what_it_was_not_fitted_on(kdcurve, schedule, arguments):
+    failed(kdcurve("predict", schedule, *arguments), 1)
+
+
+def test_a_schedule_that_is_none_is_one_line(kdcurve, tmp_path):
+    (tmp_path / "text.json").write_text("no schedule")
+    for name in ("text.json", "none.json"):
+        assert name in failed(kdcurve("predict", tmp_path / name, "--fraction", "0.5"), 1)
+
+
+def test_a_report_is_written(kdcurve, home, tmp_path):
+    path = tmp_path / "report.html"
+    result = kdcurve("report", "recorded", "--home", home, "--out", path)
+    assert result.exit_code == 0, result.output
+    assert "recorded" in path.read_text()
+
+
+def test_verbose_adds_the_traceback(kdcurve, tmp_path):
+    result = kdcurve("list", "--home", tmp_path, "--verbose")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "kdcurve: there is no record" in result.stderr
+
+
+def test_the_schema_is_json(kdcurve):
+    schema = json.loads(kdcurve("schema").stdout)
+    assert schema["properties"]["student"]["type"] == "string"
+    assert schema["additionalProperties"] is False
+
+
+def test_the_command_to_go_on_with_says_where_things_live(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _next("resume", "a", Places.at()).endswith("kdcurve resume a")
+    home = Places.at("my data")
+    assert _next("best", "a", home).endswith("kdcurve best a --home 'my data'")
+    cluster = Places.at(
+        record="postgresql://me:hunter2@h/d", tracking_uri="http://h:5000", storage="/s"
+    )
+    assert _next("best", "a", cluster).endswith(
+        "kdcurve best a --record 'postgresql://me:***@h/d' --tracking-uri http://h:5000"
+        " --storage /s"
+    )
+
+
+def run_code(*arguments):
+    arguments = [str(a) for a in arguments]
+    return f"from search.cli import app\napp({arguments!r}, standalone_mode=False)"
+
+
+HEAVY = ("torch", "ray", "mlflow", "optuna")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command):
+    code = f"from search.cli import app\ntry: app([{command!r}, '--help'])\nexcept SystemExit: pass"
+    assert loaded_after(code, *HEAVY, "pandas", "sklearn", "sqlalchemy") == []
+
+
+def test_a_plan_needs_neither_torch_nor_ray_nor_mlflow(file):
+    assert loaded_after(run_code("search", file, "--dry-run"), *HEAVY, "pandas") == []
+
+
+def test_a_prediction_needs_neither_torch_nor_mlflow(schedule):
+    code = run_code("predict", schedule, "--fraction", "0.45")
+    assert loaded_after(code, *HEAVY, "sklearn", "sqlalchemy") == []
+
+
+def test_progress_needs_neither_torch_nor_ray_nor_mlflow(home):
+    assert loaded_after(run_code("status", "recorded", "--home", home), *HEAVY) == []
+
+
+def test_answers_need_neither_torch_nor_ray(home):
+    code = run_code("best", "recorded", "--home", home)
+    assert loaded_after(code, "torch", "ray", "optuna") == []
+
+
+def test_importing_the_package_costs_nothing():
+    heavy = (*HEAVY, "pandas", "pydantic", "sqlalchemy")
+    assert loaded_after("import search, trainables, analysis", *heavy) == []
