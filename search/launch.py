@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ from trainables.trial import DistillationTrial, pin_threads
 logger = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT_S = 120.0
+PROBE_S = 5.0
+"""How long a Ray cluster has to accept a connection."""
 _PACKAGES = ("kdcurve", "torch", "ray", "optuna", "mlflow", "numpy")
 _TUNE_SETTINGS = {
     # Its own loggers write three files per trial that the record makes superfluous.
@@ -104,8 +107,8 @@ def run(
 
     Raises:
         UsageError: the name is taken.
-        KdcurveError: a folder, the record or MLflow cannot be used, or a teacher or the
-            scores could not be made.
+        KdcurveError: a folder, the record, MLflow or Ray cannot be used, a trial asks for
+            more than the cluster has, or a teacher or the scores could not be made.
     """
     places = places or Places.at()
     places.make()
@@ -114,14 +117,18 @@ def run(
     delivery = Delivery(journal, spec, places)
     delivery.check()
     ledger = Ledger(journal, spec.name)
-    ledger.record(
-        EventKind.PLANNED,
-        spec=spec.model_dump(mode="json", exclude_none=True),
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-        git_commit=_git_commit(),
-        hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
-    )
-    return _carry_out(spec, places, ledger, delivery, address, watcher or Silent())
+    watcher = watcher or Silent()
+    with _stopping_cleanly(watcher), _ray(places.folder(spec.name), address):
+        concurrent = _concurrent(spec)
+        # From here on the name is taken: all that can be refused has been refused.
+        ledger.record(
+            EventKind.PLANNED,
+            spec=spec.model_dump(mode="json", exclude_none=True),
+            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+            git_commit=_git_commit(),
+            hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
+        )
+        return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
 
 
 def resume(
@@ -144,8 +151,11 @@ def resume(
     spec = ledger.spec
     delivery = Delivery(ledger.journal, spec, places)
     delivery.check()
-    ledger.record(EventKind.RESUMED)
-    return _carry_out(spec, places, ledger, delivery, address, watcher or Silent())
+    watcher = watcher or Silent()
+    with _stopping_cleanly(watcher), _ray(places.folder(spec.name), address):
+        concurrent = _concurrent(spec)
+        ledger.record(EventKind.RESUMED)
+        return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
 
 
 def check_name(journal: Journal, name: str) -> None:
@@ -167,16 +177,15 @@ def _carry_out(
     places: Places,
     ledger: Ledger,
     delivery: Delivery,
-    address: str | None,
+    concurrent: int,
     watcher: Watcher,
 ) -> SearchResult:
     state = SearchState.FAILED
     delivery.start()
     try:
-        with _stopping_cleanly(watcher), _ray(places.folder(spec.name), address):
-            _prepare(spec, places, ledger, watcher)
-            with watcher.watching(spec, ledger):
-                _tune(spec, places, ledger)
+        _prepare(spec, places, ledger, watcher)
+        with watcher.watching(spec, ledger):
+            _tune(spec, places, ledger, concurrent)
         finished = len(ledger.trials) == spec.trials and not ledger.unfinished()
         state = SearchState.COMPLETE if finished else SearchState.INTERRUPTED
     except KeyboardInterrupt:
@@ -203,16 +212,30 @@ def _ray(folder: Path, address: str | None) -> Iterator[None]:
     # Ray puts the folder it is started from before everything else on its workers' path:
     # from here, a user's own `search` or `analysis` folder cannot take the place of ours.
     with contextlib.chdir(folder):
-        ray.init(
-            address=address,
-            logging_level=logging.WARNING,
-            log_to_driver=True,
-            **({} if address else local),
-        )
+        try:
+            if address:
+                _require_answer(address)
+            ray.init(
+                address=address,
+                logging_level=logging.WARNING,
+                log_to_driver=True,
+                **({} if address else local),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            cause = str(error).strip().partition("\n")[0]
+            where = f"connect to Ray at {address}" if address else "start Ray"
+            raise KdcurveError(f"cannot {where}: {cause}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Fail within seconds where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PROBE_S).close()
 
 
 @contextlib.contextmanager
@@ -286,7 +309,7 @@ def _accuracy(metadata: dict[str, str]) -> str:
     return f": validation accuracy {100 * float(accuracy):.1f}%" if accuracy else ""
 
 
-def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
+def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> None:
     """Let Tune run the trials that are left."""
     objective = objective_of(spec)
     resources = spec.resources
@@ -314,7 +337,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=left,
-            max_concurrent_trials=resources.concurrent or _fitting(spec),
+            max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
         ),
@@ -334,8 +357,12 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fitting(spec: SearchSpec) -> int:
-    """Trials that fit on the cluster at a time."""
+def _concurrent(spec: SearchSpec) -> int:
+    """Trials at a time: as asked for, or as many as fit.
+
+    Raises:
+        KdcurveError: not even one fits; it would wait for ever.
+    """
     available = ray.cluster_resources()  # type: ignore[no-untyped-call]
     fits = int(available.get("CPU", 1) // spec.resources.cpu)
     if spec.resources.gpu:
@@ -346,7 +373,7 @@ def _fitting(spec: SearchSpec) -> int:
             f"{spec.resources.gpu:g} GPUs, but Ray has {available.get('CPU', 0):g} and "
             f"{available.get('GPU', 0):g}"
         )
-    return fits
+    return spec.resources.concurrent or fits
 
 
 def _git_commit() -> str | None:
