@@ -112,12 +112,9 @@ class Journal:
             sa.event.listen(self._engine, "connect", _durable_but_quick)
         try:
             if create:
-                _metadata.create_all(self._engine)
-            with self._engine.begin() as connection:
-                version = connection.execute(sa.select(_meta.c.version)).scalar()
-                if version is None:
-                    version = JOURNAL_VERSION
-                    connection.execute(_meta.insert().values(version=version))
+                self._create()
+            with self._engine.connect() as connection:
+                version = connection.execute(sa.select(_meta.c.version)).scalar_one()
         except sa.exc.SQLAlchemyError as error:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise KdcurveError(f"cannot open the record {shown}: {cause}") from error
@@ -126,6 +123,12 @@ class Journal:
                 f"the record {shown} was written by a newer kdcurve (version {version}; "
                 f"this one reads up to {JOURNAL_VERSION}): upgrade kdcurve"
             )
+
+    def _create(self) -> None:
+        _metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            if connection.execute(sa.select(_meta)).first() is None:
+                connection.execute(_meta.insert().values(version=JOURNAL_VERSION))
 
     def append(
         self, search: str, events: Iterable[tuple[EventKind, int | None, dict[str, Any]]]

@@ -35,16 +35,24 @@ class TrialState:
     start_design: bool
     scores: dict[int, float] = field(default_factory=dict)
     """The objective after each epoch."""
+    rungs: dict[int, tuple[float, bool]] = field(default_factory=dict)
+    """Score and decision (whether to stop) at every rung it came to, by epoch."""
     running: bool = False
-    stopped_at: int | None = None
-    """Epoch of the rung that ended it."""
     outcome: Outcome | None = None
     reason: str | None = None
 
     @property
     def epoch(self) -> int:
-        """Epochs trained."""
+        """Epochs trained and recorded.
+
+        A trial that is taken up again trains them anew and records what comes after them.
+        """
         return max(self.scores, default=0)
+
+    @property
+    def stopped_at(self) -> int | None:
+        """Epoch of the rung that ended it, if one did."""
+        return next((epoch for epoch, (_, stop) in self.rungs.items() if stop), None)
 
 
 class Ledger:
@@ -127,18 +135,13 @@ class Ledger:
                 self.trials[trial.number] = trial
                 self.by_context.setdefault(trial.context, []).append(trial)
             case EventKind.STARTED:
-                trial = self._trial(event)
-                trial.running = True
-                # A trial that is taken up again trains from its first epoch.
-                trial.scores.clear()
-                trial.stopped_at = None
+                self._trial(event).running = True
             case EventKind.REPORTED:
                 score = data["metrics"].get(self._objective)
                 if score is not None:
                     self._trial(event).scores[data["epoch"]] = score
             case EventKind.RUNG:
-                if data["stop"]:
-                    self._trial(event).stopped_at = data["epoch"]
+                self._trial(event).rungs[data["epoch"]] = (data["score"], data["stop"])
             case EventKind.ENDED:
                 trial = self._trial(event)
                 trial.running = False

@@ -68,11 +68,8 @@ class ContextAsha(InOrder):
 
     def _replay(self) -> None:
         for trial in self._ledger.trials.values():
-            if trial.outcome is None or trial.context not in self._inner:
-                continue
-            for epoch in self._rungs[trial.context]:
-                if epoch in trial.scores:
-                    self._decide(trial.number, epoch, trial.scores[epoch])
+            for epoch, (score, _) in trial.rungs.items():
+                self._decide(trial.number, epoch, score)
 
     def _decide(self, number: int, epoch: int, score: float) -> bool:
         """Enter a trial at a rung; whether ASHA would stop it there."""
@@ -94,7 +91,9 @@ class ContextAsha(InOrder):
         state = self._ledger.trials[number]
         if state.context not in self._inner or epoch not in self._rungs[state.context]:
             return str(TrialScheduler.CONTINUE)
-        score = result[self._objective]
-        stop = self._decide(number, epoch, score) and not state.start_design
-        self._ledger.record(EventKind.RUNG, number, epoch=epoch, score=score, stop=stop)
+        if epoch not in state.rungs:  # a trial taken up again stands by what was decided
+            score = result[self._objective]
+            stop = self._decide(number, epoch, score) and not state.start_design
+            self._ledger.record(EventKind.RUNG, number, epoch=epoch, score=score, stop=stop)
+        _, stop = state.rungs[epoch]
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

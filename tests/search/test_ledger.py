@@ -74,15 +74,16 @@ def test_a_whole_rehearsed_search_reads_back_as_it_was(
     assert same(Ledger(journal, spec.name), ledger)
 
 
-def test_a_trial_that_is_started_again_drops_what_it_had_reported(ledger, journal):
+def test_a_trial_that_is_started_again_keeps_what_is_recorded(ledger, journal):
+    """Its seed makes it the same trial: facts stay, what comes after them is added."""
     propose(ledger, 0)
     report(ledger, 0, 1, 2, 3)
-    ledger.record(EventKind.RUNG, 0, epoch=3, score=0.3, stop=True)
+    ledger.record(EventKind.RUNG, 0, epoch=3, score=0.3, stop=False)
     ledger.record(EventKind.STARTED, 0)
-    report(ledger, 0, 1)
     for each in (ledger, Ledger(journal, ledger.search)):
         trial = each.trials[0]
-        assert (trial.scores, trial.epoch, trial.stopped_at) == ({1: 0.1}, 1, None)
+        assert (trial.epoch, trial.running, trial.stopped_at) == (3, True, None)
+        assert trial.rungs == {3: (0.3, False)}
 
 
 def test_trials_are_counted_by_outcome_and_those_under_way_as_running(ledger):

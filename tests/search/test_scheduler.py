@@ -175,16 +175,21 @@ def test_rungs_replayed_from_the_record_decide_as_undisturbed_ones(spec, journal
     assert 10 < sum(stop for *_, stop in undisturbed) < 34
 
 
-def test_a_trial_that_never_ended_is_not_entered_twice(spec, journal, plan):
-    """It will be trained again; what it showed in its first life must not raise the bar."""
+def test_what_was_decided_stands_for_a_trial_taken_up_again(spec, journal, plan):
+    """It comes to the rung a second time: one record, one place in the rung, one decision."""
     ledger = plan(journal, spec)
     first = ContextAsha(spec, ledger, VAL_ACCURACY)
-    for number in range(2):
+    for number in range(3):
         propose(ledger, number, spec.context_list[0])
-    report(first, ledger, 0, 1, 0.9)  # and then the power fails
+    assert report(first, ledger, 0, 1, 0.5) == CONTINUE
+    assert report(first, ledger, 1, 1, 0.9) == CONTINUE  # and then the power fails
     again = ContextAsha(spec, Ledger(journal, spec.name), VAL_ACCURACY)
     again._ledger.record(EventKind.STARTED, 0)
-    assert report(again, again._ledger, 1, 1, 0.5) == CONTINUE
+    before = len(list(journal.events(spec.name)))
+    assert report(again, again._ledger, 0, 1, 0.5) == CONTINUE, "though it is now the worse of two"
+    events = list(journal.events(spec.name))[before:]
+    assert EventKind.RUNG not in {event.kind for event in events}
+    assert report(again, again._ledger, 2, 1, 0.6) == STOP, "the bar is that of the first life"
 
 
 def test_budgets_too_short_for_a_rung_are_never_stopped(make_spec, journal, plan):
