@@ -7,6 +7,7 @@ from analysis.format import (
     gain_text,
     law_text,
     outcome_table,
+    pivot_table,
     score_text,
     with_interval,
 )
@@ -35,7 +36,7 @@ def test_the_table_has_an_answer_per_row_and_notes_only_where_needed(curve):
     table = curve_table(curve)
     assert {len(row) for row in table.rows} == {len(table.columns)}
     assert [column.title for column in table.columns[:4]] == [
-        "method", "data kept", "teacher", "best KD weight",
+        "method", "teacher", "data kept", "best KD weight",
     ]  # fmt: skip
     assert any("1 running" in row for row in table.rows)
     calm = curve_table(curve[curve["n_running"] == 0])
@@ -47,6 +48,17 @@ def test_a_context_without_answer_shows_its_reason(curve):
     (row,) = curve_table(blank).rows
     assert row.count("–") == 3
     assert row[-1] == "too few"
+
+
+def test_the_pivot_has_a_row_per_method_and_teacher_and_a_column_per_fraction(world, curve):
+    table = pivot_table(curve.iloc[1:])
+    assert [column.title for column in table.columns] == [
+        "method", "teacher", "10%", "30%", "50%", "90%",
+    ]  # fmt: skip
+    assert sorted(row[:2] for row in table.rows) == sorted(world.LAWS)
+    row = curve.iloc[1]
+    shown = with_interval(row["kd_weight"], row["kd_weight_low"], row["kd_weight_high"])
+    assert table.rows[0][2:4] == ("–", shown)  # the context left out, and the next one
 
 
 def test_failures_are_listed_with_reasons(runs):
