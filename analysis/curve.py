@@ -1,6 +1,7 @@
 """The answer per context: the best KD weight, its interval and what it gains."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,6 +60,7 @@ def fit_curve(
     """Estimate the best setting of every context from its complete trials.
 
     Trials that were stopped early, failed or are still running are counted, never fitted. The
+    recommended KD weight lies inside the range that was tuned, `attrs["kd_weight_range"]`. The
     intervals are conditional on the estimator's model, on the seeds that were run, and on the
     teacher and the pruning scores that all trials of a context share (see `estimators`).
 
@@ -90,7 +92,7 @@ def fit_curve(
             f"search {runs.attrs['search']!r} has no complete trial yet: {_tally(runs)}"
         )
     rows = [
-        {"context": context, **_context_row(trials, runs.attrs["tuned"], estimator, level)}
+        {"context": context, **_context_row(trials, runs.attrs, estimator, level)}
         for context, trials in runs.groupby("context", sort=False)
     ]
     contexts = context_columns(runs)
@@ -124,7 +126,7 @@ def fitted_lines(runs: "pd.DataFrame", curve: "pd.DataFrame", points: int = 51) 
     frames = [pd.DataFrame(columns=["context", "kd_weight", "mean", "low", "high"])]
     for context, trials in runs[usable(runs)].groupby("context", sort=False):
         answer = ESTIMATORS[curve.attrs["estimator"]](
-            _arrays(trials, runs.attrs["tuned"]), curve.attrs["level"]
+            _arrays(trials, runs.attrs), curve.attrs["level"]
         )
         if answer.line is not None:
             mean, low, high = answer.line(kd_weight)
@@ -145,10 +147,10 @@ def usable(runs: "pd.DataFrame") -> "pd.Series[bool]":
 
 
 def _context_row(
-    trials: "pd.DataFrame", tuned: tuple[str, ...], estimator: str, level: float
+    trials: "pd.DataFrame", search: Mapping[Hashable, Any], estimator: str, level: float
 ) -> dict[str, object]:
     complete = trials[usable(trials)]
-    arrays = _arrays(complete, tuned)
+    arrays = _arrays(complete, search)
     answer = ESTIMATORS[estimator](arrays, level) if len(complete) else Answer("no complete trial")
     without = arrays.score[arrays.kd_weight == 0.0]
     outcomes = trials["outcome"].value_counts()
@@ -158,7 +160,7 @@ def _context_row(
     return {
         "label": first["label"],
         **{
-            name: answer.others.get(name) if name in tuned else first[name]
+            name: answer.others.get(name) if name in search["tuned"] else first[name]
             for name in CONTEXT_PARAMS
         },
         **_columns("kd_weight", answer.kd_weight),
@@ -177,13 +179,15 @@ def _context_row(
     }
 
 
-def _arrays(complete: "pd.DataFrame", tuned: tuple[str, ...]) -> Trials:
-    others = [name for name in CONTEXT_PARAMS if name in tuned]
+def _arrays(complete: "pd.DataFrame", search: Mapping[Hashable, Any]) -> Trials:
+    """The trials as an estimator takes them, with what `search` (the runs' `attrs`) says."""
+    others = [name for name in CONTEXT_PARAMS if name in search["tuned"]]
     return Trials(
         kd_weight=complete["kd_weight"].to_numpy(dtype=np.float64),
         score=complete["score"].to_numpy(dtype=np.float64),
         seed=complete["seed"].to_numpy(dtype=np.int64),
         others={name: np.array(complete[name].tolist()) for name in others},
+        kd_weight_range=search["kd_weight_range"],
     )
 
 

@@ -25,6 +25,8 @@ SPARE_TRIALS = 2
 """Complete trials beyond the number of coefficients, so that there is noise to measure."""
 TEMPERATURES = 21
 """Temperatures tried, evenly in the logarithm, between the smallest and largest one run."""
+MAX_LEVERAGE = 1.0
+"""No trial's own leverage is larger: a setting above it lies beyond all that was run."""
 NEEDS_TEACHER = ("temperature", "teacher", "teacher_fraction")
 """Parameters without effect at KD weight 0."""
 
@@ -49,12 +51,14 @@ class Trials:
         score: `[n]`, finite, higher is better.
         seed: `[n]`.
         others: the other tuned parameters by name, `[n]` each.
+        kd_weight_range: lowest and highest KD weight to recommend; 0 was run even if outside.
     """
 
     kd_weight: Floats
     score: Floats
     seed: NDArray[np.int64]
     others: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    kd_weight_range: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,10 @@ def quadratic(trials: Trials, level: float) -> Answer:
     trials gets an intercept of its own, so that KD weights are compared within seeds; seeds run
     once share one. Where too few trials are left for that, the seeds' differences count as noise.
 
+    The maximum is over the KD weights that may be recommended and over the settings that the
+    trials determine: those whose fitted mean has a leverage x'(X'X)⁻¹x of at most 1 at their own
+    best KD weight. A combination never run near enough would win by its error alone.
+
     Intervals are equal-tailed, from draws of the coefficients' posterior under a flat prior (a
     multivariate t). They hold if the mean is quadratic in α, for the seeds that were run and
     for the one teacher and set of pruning scores that all trials share.
@@ -113,9 +121,16 @@ def quadratic(trials: Trials, level: float) -> Answer:
     center, draws = _posterior(design, trials.score)
     center, draws = center[:p], draws[:, :p]
 
-    point = _argmax(center[None], shift.options, slope.options)
-    best, chosen = float(point[0][0]), int(point[1][0])
-    sampled = _argmax(draws, shift.options, slope.options)[0]
+    bounds = trials.kd_weight_range
+    tops, heights = _maxima(center[None], shift.options, slope.options, bounds)
+    leverage = _leverage(design, _terms(tops[0], shift.options, slope.options))
+    kept = np.flatnonzero(leverage <= MAX_LEVERAGE + 1e-9)
+    if not len(kept):
+        return Answer("the complete trials do not determine any setting well enough")
+    chosen = int(kept[heights[0, kept].argmax()])
+    best = float(tops[0, chosen])
+    tops, heights = _maxima(draws, shift.options[kept], slope.options[kept], bounds)
+    sampled = tops[np.arange(len(draws)), heights.argmax(axis=1)]
     tails = [(1 - level) / 2, (1 + level) / 2]
 
     def at(kd_weight: Floats) -> Floats:
@@ -146,6 +161,8 @@ def quadratic(trials: Trials, level: float) -> Answer:
 def grid(trials: Trials, level: float) -> Answer:
     """Compare the means of the settings that were run, each with two or more complete trials.
 
+    Only settings inside `Trials.kd_weight_range` are recommended.
+
     The interval of the KD weight spans the settings whose mean is not clearly below the best
     one's (a t-test at `level` with the pooled variance within settings); the gain is a paired
     t-interval over the seeds run at both. Its score is the largest of several noisy means and
@@ -166,15 +183,19 @@ def grid(trials: Trials, level: float) -> Answer:
     if not cells:
         return Answer("no KD weight has two complete trials")
     means = {key: float(trials.score[rows].mean()) for key, rows in cells.items()}
-    top = max(means, key=lambda key: means[key])
+    lowest, highest = trials.kd_weight_range
+    inside = [key for key in cells if lowest - 1e-9 <= key[0] <= highest + 1e-9]
+    if not inside:
+        return Answer(f"no KD weight in [{lowest:g}, {highest:g}] has two complete trials")
+    top = max(inside, key=lambda key: means[key])
     spare = sum(len(rows) - 1 for rows in cells.values())
     squares = sum(float(((trials.score[rows] - means[k]) ** 2).sum()) for k, rows in cells.items())
     quantile = float(stdtrit(spare, (1 + level) / 2))
     noise = quantile * np.sqrt(squares / spare)
     near = [
         key[0]
-        for key, rows in cells.items()
-        if means[top] - means[key] <= noise * np.sqrt(1 / len(rows) + 1 / len(cells[top]))
+        for key in inside
+        if means[top] - means[key] <= noise * np.sqrt(1 / len(cells[key]) + 1 / len(cells[top]))
     ]
     half = noise / np.sqrt(len(cells[top]))
     without = trials.score[trials.kd_weight == 0.0]
@@ -244,20 +265,33 @@ def _terms(kd_weight: Floats, shift: Floats, slope: Floats) -> Floats:
     return np.hstack([np.ones_like(alpha), alpha, alpha**2, shift, alpha * slope])
 
 
-def _argmax(draws: Floats, shift: Floats, slope: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Best KD weight `[draws]` and setting `[draws]` under each draw of the coefficients.
+def _maxima(
+    draws: Floats, shift: Floats, slope: Floats, bounds: tuple[float, float]
+) -> tuple[Floats, Floats]:
+    """Best KD weight and its mean, both `[draws, settings]`, under each draw of the coefficients.
 
-    For a fixed setting the mean is a parabola in α, so its maximum over [0, 1] is exact.
+    For a fixed setting the mean is a parabola in α, so its maximum inside the bounds is exact.
     """
     at = 3 + shift.shape[1]
     level = draws[:, :1] + draws[:, 3:at] @ shift.T
     b1 = draws[:, 1:2] + draws[:, at:] @ slope.T
     b2 = draws[:, 2:3]
     with np.errstate(over="ignore"):  # a nearly straight line has its vertex far outside
-        vertex = np.clip(-b1 / (2 * np.where(b2 < 0, b2, -1.0)), 0.0, 1.0)
-    alpha = np.where(b2 < 0, vertex, (b1 + b2 > 0).astype(np.float64))
-    setting = np.argmax(level + b1 * alpha + b2 * alpha**2, axis=1)
-    return alpha[np.arange(len(draws)), setting], setting
+        vertex = np.clip(-b1 / (2 * np.where(b2 < 0, b2, -1.0)), *bounds)
+    low, high = bounds
+    alpha = np.where(b2 < 0, vertex, np.where(b1 + b2 * (low + high) > 0, high, low))
+    return alpha, level + b1 * alpha + b2 * alpha**2
+
+
+def _leverage(design: Floats, terms: Floats) -> Floats:
+    """x'(X'X)⁻¹x of rows `[k, p]` without seed terms, that is for the average seed: `[k]`.
+
+    It is the variance of a fitted mean in units of one trial's.
+    """
+    rows = np.pad(terms, ((0, 0), (0, design.shape[1] - terms.shape[1])))
+    _, r = np.linalg.qr(design)
+    leverage: Floats = (np.linalg.solve(r.T, rows.T) ** 2).sum(axis=0)
+    return leverage
 
 
 def _seed_terms(seed: NDArray[np.int64]) -> Floats:

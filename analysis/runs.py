@@ -38,8 +38,9 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         One row per trial, by number: `trial`, `context` (hash), `label`, `outcome`, `reason`,
         `start_design`, every name of `record.TRIAL_PARAMS`, `epoch` (last one reported),
         `score` (the objective's last value), `seconds` (of training), `start_time`,
-        `end_time` (UTC). `attrs` holds `search`, `objective`, `tuned` (names), `state`,
-        `parent_run_id` and `tracking_uri`.
+        `end_time` (UTC). `attrs` holds `search`, `objective`, `tuned` (names),
+        `kd_weight_range` (lowest and highest tuned; 0 is run besides), `state`, `parent_run_id`
+        and `tracking_uri`.
 
     Raises:
         AnalysisError: the store does not answer or does not exist, there is no such search,
@@ -70,11 +71,17 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         "search": name,
         "objective": objective,
         "tuned": tuple(filter(None, parent.data.tags.get(record.TAG_TUNED, "").split(","))),
+        "kd_weight_range": _range(parent.data.tags.get(record.TAG_KD_WEIGHT_RANGE, "0,1")),
         "state": parent.data.tags.get(record.TAG_STATE),
         "parent_run_id": parent.info.run_id,
         "tracking_uri": tracking_uri,
     }
     return frame
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, high = map(float, text.split(","))
+    return low, high
 
 
 def _row(run: "Run", objective: str) -> dict[str, object]:

@@ -45,6 +45,7 @@ class Writer:
     client: MlflowClient
     name: str
     tuned: str = "kd_weight"
+    kd_weight_range: str | None = None
     experiment: str = field(init=False)
     parent: str = field(init=False)
     number: int = 0
@@ -60,6 +61,8 @@ class Writer:
             record.TAG_STATE: record.SearchState.COMPLETE,
             record.TAG_TUNED: self.tuned,
         }
+        if self.kd_weight_range is not None:
+            tags[record.TAG_KD_WEIGHT_RANGE] = self.kd_weight_range
         self.parent = self.client.create_run(self.experiment, tags=tags).info.run_id
 
     def trial(self, scores, outcome=Outcome.COMPLETE, reason=None, number=None, **params):

@@ -6,6 +6,8 @@ import pytest
 
 from analysis.curve import best, fit_curve, fitted_lines
 from analysis.errors import AnalysisError
+from analysis.estimators import ESTIMATORS
+from analysis.runs import load_runs
 from trainables.record import Outcome
 
 
@@ -105,6 +107,21 @@ def test_a_tuned_teacher_is_answered_not_filtered(world, client, uri, store):
     assert row["kd_weight"] == pytest.approx(0.5)
     with pytest.raises(AnalysisError, match="teacher was tuned"):
         best("tuned-teacher", uri, teacher="cnn8")
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_answer_stays_inside_the_range_that_was_tuned(world, client, uri, store, estimator):
+    name = f"narrow-{estimator}"
+    writer = world.Writer(client, name, kd_weight_range="0.25,0.5")
+    where = {"method": "random", "teacher": "cnn8", "fraction": 0.5}
+    for seed in world.SEEDS:
+        for weight in (0.0, 0.25, 0.375, 0.5):
+            writer.trial([0.8 + 0.1 * weight], kd_weight=weight, seed=seed, **where)
+    assert load_runs(name, uri).attrs["kd_weight_range"] == (0.25, 0.5)
+    (row,) = best(name, uri, estimator=estimator).to_dict("records")
+    assert row["kd_weight"] == row["kd_weight_high"] == 0.5
+    assert row["gain"] == pytest.approx(0.05)
+    assert row["measured_without_kd"] == pytest.approx(0.8)
 
 
 def test_500_contexts_are_fitted_in_seconds(runs):

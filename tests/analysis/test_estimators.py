@@ -109,6 +109,50 @@ def test_at_kd_weight_0_no_teacher_is_recommended():
     assert answer.others == {}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_setting_that_few_trials_hint_at_is_not_extrapolated(seed):
+    # Nine start trials share one setting; five adaptive ones are all there is of the others.
+    rng = np.random.default_rng(seed)
+    weight = np.append(np.tile([0.0, 0.5, 1.0], 3), rng.random(5))
+    seeds = np.append(np.repeat([0, 1, 2], 3), rng.integers(0, 3, 5))
+    others = {
+        "method": np.array(["el2n"] * 9 + rng.choice(["el2n", "random"], 5).tolist()),
+        "teacher": np.array(["small"] * 9 + rng.choice(["small", "large"], 5).tolist()),
+        "temperature": np.append(np.full(9, 4.0), np.exp(rng.uniform(0, np.log(10), 5))),
+    }
+    score = parabola(weight, height=0.6) + rng.normal(0, 0.01, 14)
+    answer = quadratic(Trials(weight, score, seeds, others), 0.9)
+    if answer.reason is None:
+        assert 0.4 < answer.score.value < 0.8
+        assert abs(answer.gain.value) < 0.2
+
+
+def test_trials_that_determine_no_setting_give_no_answer():
+    # The best of [0.8, 1] is far from all trials.
+    weight = np.tile([0.0, 0.05, 0.1], 3)
+    score = weight + np.tile([0.0, 0.001, 0.0], 3)
+    answer = quadratic(Trials(weight, score, np.arange(9), kd_weight_range=(0.8, 1.0)), 0.9)
+    assert answer.reason == "the complete trials do not determine any setting well enough"
+    assert np.isnan(answer.kd_weight).all()
+
+
+@pytest.mark.parametrize(("best", "end"), [(0.6, 0.4), (0.1, 0.2), (0.3, 0.3)])
+def test_the_answer_stays_inside_the_range(best, end):
+    answer = quadratic(Trials(GRID, parabola(GRID, best), SEEDS, kd_weight_range=(0.2, 0.4)), 0.9)
+    assert answer.kd_weight == pytest.approx((end, end, end))
+    assert answer.gain.value == pytest.approx(0.1 * (best**2 - (end - best) ** 2))
+    mean, _, _ = answer.line(np.array([0.0, 1.0]))
+    assert mean == pytest.approx(parabola(np.array([0.0, 1.0]), best))
+
+
+def test_intervals_stay_inside_the_range_too():
+    rng = np.random.default_rng(0)
+    score = parabola(GRID, 0.3) + rng.normal(0, 0.02, 12)
+    for name, estimator in ESTIMATORS.items():
+        kd_weight = estimator(Trials(GRID, score, SEEDS, kd_weight_range=(0.2, 0.4)), 0.9).kd_weight
+        assert 0.2 <= kd_weight.low <= kd_weight.high <= 0.4, name
+
+
 @pytest.mark.parametrize(
     ("weights", "scores", "says"),
     [
@@ -131,6 +175,14 @@ def test_the_grid_recommends_a_setting_that_was_run_with_paired_gain():
     assert answer.kd_weight.value == 0.6
     assert answer.gain == pytest.approx((0.036, 0.036, 0.036))
     assert answer.score_without_kd == pytest.approx(score[:2].mean())
+
+
+def test_the_grid_recommends_inside_the_range_and_gains_over_no_kd():
+    answer = grid(Trials(GRID, parabola(GRID), SEEDS, kd_weight_range=(0.1, 0.5)), 0.9)
+    assert answer.kd_weight.value == 0.4
+    assert answer.gain == pytest.approx((0.032, 0.032, 0.032))
+    answer = grid(Trials(GRID, parabola(GRID), SEEDS, kd_weight_range=(0.5, 0.55)), 0.9)
+    assert answer.reason == "no KD weight in [0.5, 0.55] has two complete trials"
 
 
 def test_the_grid_needs_a_repeated_setting():

@@ -21,6 +21,7 @@ def test_every_trial_is_one_typed_row(runs):
     assert set(record.TRIAL_PARAMS) < set(runs.columns)
     assert runs.attrs["search"] == "planted"
     assert runs.attrs["tuned"] == ("kd_weight",)
+    assert runs.attrs["kd_weight_range"] == (0.0, 1.0)
     assert runs.attrs["objective"] == record.VAL_ACCURACY
     assert runs.attrs["state"] == "complete"
 
