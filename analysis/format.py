@@ -78,11 +78,13 @@ def gain_text(objective: str, value: float, low: float = np.nan, high: float = n
     return with_interval(scale * value, scale * low, scale * high, spec)
 
 
-def curve_table(curve: "pd.DataFrame") -> Table:
+def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
     """The answers as text: what varies between contexts, the best setting, the evidence.
 
     Args:
         curve: from `analysis.curve.fit_curve`.
+        compact: leave out the numbers of trials and seeds and the score's interval, for a
+            terminal of 80 columns.
     """
     objective = curve.attrs["objective"]
     tuned = set(curve.attrs["tuned"])
@@ -90,27 +92,30 @@ def curve_table(curve: "pd.DataFrame") -> Table:
     chosen = [name for name in ("method", "teacher", "teacher_fraction", "temperature")
               if name in tuned]  # fmt: skip
     unit = " (points)" if is_share(objective) else ""
+    score = score_title(objective)
     columns = (
         *(Column(heading(name), _side(name)) for name in fixed),
         Column("best KD weight"),
         *(Column(f"best {heading(name)}", _side(name)) for name in chosen),
-        Column(score_title(objective)),
+        Column(score.removeprefix("validation ") if compact else score),
+        Column("without KD"),
         Column(f"gain over no KD{unit}"),
-        Column("complete / stopped / failed"),
-        Column("seeds"),
+        *(() if compact else (Column("complete / stopped / failed"), Column("seeds"))),
         Column("note", "left"),
     )
     noted = curve["reason"].notna().any() or curve["n_running"].any()
     rows = []
     for row in curve.to_dict("records"):
+        counts = f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}"
+        estimate = _estimate(row, "score")
         cells = (
             *(value_text(name, row[name]) for name in fixed),
             with_interval(*_estimate(row, "kd_weight")),
             *(value_text(name, row[name]) for name in chosen),
-            score_text(objective, *_estimate(row, "score")),
+            score_text(objective, *(estimate[:1] if compact else estimate)),
+            score_text(objective, row["measured_without_kd"]),
             gain_text(objective, *_estimate(row, "gain")),
-            f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}",
-            str(row["n_seeds"]),
+            *(() if compact else (counts, str(row["n_seeds"]))),
             _note(row),
         )
         rows.append(cells if noted else cells[:-1])

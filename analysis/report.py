@@ -52,6 +52,11 @@ CONDITIONS = {
     ),
 }
 
+GAINS = {
+    "quadratic": "those of the fitted curve between the recommended KD weight and 0",
+    "grid": "mean differences between the recommended KD weight and 0, over the seeds run at both",
+}
+
 
 def write_report(
     path: str | Path,
@@ -85,6 +90,7 @@ def write_report(
         level=f"{100 * curve.attrs['level']:.0f}%",
         estimator=curve.attrs["estimator"],
         condition=CONDITIONS[curve.attrs["estimator"]],
+        gains=GAINS[curve.attrs["estimator"]],
         fixed=_fixed(curve),
         tuned=", ".join(heading(name) for name in curve.attrs["tuned"]),
         answered=int(curve["kd_weight"].notna().sum()),

@@ -25,6 +25,8 @@ MIN_FRACTIONS = 2
 """Fractions with an answer that a line through them needs."""
 MIN_WIDTH = 0.02
 """Narrowest interval that a weight is computed from: an exact point must not rule alone."""
+MAX_NAMED = 5
+"""Fractions that a warning names."""
 TUNED = "tuned"
 """Stands for the method or teacher where the search chose it instead of keeping it apart."""
 
@@ -111,11 +113,14 @@ class Schedule(_Document):
         """
         law = self.law(method, teacher)
         fractions = _fractions(fraction)
-        if not np.all(self.covers(fractions, method=method, teacher=teacher)):
+        outside = fractions[~np.asarray(self.covers(fractions, method=method, teacher=teacher))]
+        if outside.size:
             low, high = law.range
+            asked = [f"{each:g}" for each in np.unique(outside)]
+            named = known(asked[:MAX_NAMED]) + (", …" if len(asked) > MAX_NAMED else "")
             warnings.warn(
-                f"fraction outside [{low:g}, {high:g}], on which the schedule for {law.method}, "
-                f"{law.teacher} was fitted: the KD weight is extrapolated",
+                f"fraction {named} outside [{low:g}, {high:g}], on which the schedule for "
+                f"{law.method}, {law.teacher} was fitted: the KD weight is extrapolated",
                 ExtrapolationWarning,
                 stacklevel=2,
             )

@@ -47,7 +47,39 @@ def test_a_context_without_answer_shows_its_reason(curve):
     blank = curve.iloc[[0]].assign(kd_weight=np.nan, score=np.nan, gain=np.nan, reason="too few")
     (row,) = curve_table(blank).rows
     assert row.count("–") == 3
+    assert score_text("val_accuracy", blank["measured_without_kd"].iloc[0]) in row
     assert row[-1] == "too few"
+
+
+def test_the_score_without_kd_stands_before_the_gain(curve):
+    one = curve.iloc[[0]].assign(measured_without_kd=0.123)
+    table = curve_table(one)
+    titles = [column.title for column in table.columns]
+    at = titles.index("without KD")
+    assert titles[at + 1] == "gain over no KD (points)"
+    assert table.columns[at].justify == "right"
+    assert table.rows[0][at] == "12.3"
+    (row,) = curve_table(one.assign(measured_without_kd=np.nan)).rows
+    assert row[at] == "–"
+
+
+def test_the_compact_table_fits_80_columns(curve):
+    table = curve_table(curve[curve["n_running"] == 0], compact=True)
+    assert [column.title for column in table.columns] == [
+        "method", "teacher", "data kept", "best KD weight", "accuracy (%)", "without KD",
+        "gain over no KD (points)",
+    ]  # fmt: skip
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    # Headings fold at words; two blanks stand between columns.
+    cells = zip(*table.rows, strict=True)
+    widths = [
+        max(map(len, (*column.title.split(), *texts)))
+        for column, texts in zip(table.columns, cells, strict=True)
+    ]
+    assert sum(widths) + 2 * (len(widths) - 1) <= 80
+    noted = curve_table(curve, compact=True)
+    assert noted.columns[-1].title == "note"
+    assert any(row[-1] == "1 running" for row in noted.rows)
 
 
 def test_the_pivot_has_a_row_per_method_and_teacher_and_a_column_per_fraction(world, curve):

@@ -72,6 +72,12 @@ def test_its_tables_are_those_of_the_commands(read, runs, curve, schedule):
     assert ["commit", "abc1234"] in provenance
 
 
+def test_it_says_what_a_gain_is(tmp_path, page, runs):
+    assert "Gains are those of the fitted curve between the recommended KD weight and 0;" in page
+    text = write_report(tmp_path / "r.html", runs, fit_curve(runs, "grid")).read_text("utf-8")
+    assert "Gains are mean differences" in text
+
+
 def test_it_fetches_nothing(page, read):
     assert read.fetched == []
     assert "@import" not in page

@@ -43,8 +43,12 @@ def test_a_number_gives_a_number_and_an_array_its_shape(schedule):
 
 def test_extrapolation_warns_and_can_be_asked_about(schedule):
     where = {"method": "random", "teacher": "cnn8"}
-    with pytest.warns(ExtrapolationWarning, match=r"outside \[0.1, 0.9\]"):
+    with pytest.warns(ExtrapolationWarning, match=r"fraction 0.01 outside \[0.1, 0.9\]"):
         assert 0.0 <= schedule(0.01, **where) <= 1.0
+    with pytest.warns(ExtrapolationWarning, match=r"fraction 0.02, 1 outside"):
+        schedule([[1.0, 0.5], [0.02, 1.0]], **where)
+    with pytest.warns(ExtrapolationWarning, match=r"0.05, … outside"):
+        schedule(np.linspace(0.01, 0.09, 9), **where)
     assert schedule.covers(0.1, **where) is True
     assert list(schedule.covers([0.05, 0.5, 1.0], **where)) == [False, True, False]
     with warnings.catch_warnings():
