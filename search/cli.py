@@ -1,6 +1,7 @@
 """The command `kdcurve`: launch searches, ask for answers, fit schedules."""
 
 import functools
+import importlib.metadata
 import inspect
 import shlex
 import shutil
@@ -41,6 +42,21 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdcurve {importlib.metadata.version('kdcurve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 class Format(StrEnum):
@@ -88,7 +104,7 @@ _PLACES = {
         ),
     ],
     "storage": Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             envvar="KDCURVE_STORAGE",
             help="Folder for caches and trial files, shared by all machines.",
@@ -158,6 +174,7 @@ def search(
     spec = load_spec(file, name)
     if smoke:
         spec = shrink(spec)
+    _refuse_taken(spec.name, places)
     _print_plan(spec)
     if dry_run:
         return
@@ -169,6 +186,17 @@ def search(
         verbose,
         lambda watcher: launch.run(spec, places, address=address, watcher=watcher),
     )
+
+
+def _refuse_taken(name: str, places: Places) -> None:
+    """Say that a name is taken before a plan is printed; a record that is not there has none."""
+    from search.journal import Journal, check_name  # noqa: PLC0415
+
+    try:
+        journal = Journal(places.record, create=False)
+    except KdcurveError:
+        return
+    check_name(journal, name)
 
 
 @command
@@ -210,13 +238,18 @@ def _follow(
         out.print("No context has enough complete trials for an answer yet.")
         answers = None
     if answers is not None:
-        _print_table(_text_table(answers.curve), answers.curve)
+        _print_answers(answers.curve)
     out.print(_outcome_line(result.ledger))
     for trial in result.ledger.trials.values():
         if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
             out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
     if not result.delivered:
-        out.print(f"Not all of the record reached MLflow; {log_file} says why.")
+        out.print(
+            f"Not all of the record reached MLflow ({log_file} says why); "
+            f"{_next('resume', name, places)} delivers the rest.",
+            markup=False,
+            soft_wrap=True,
+        )
     _print_places(name, places, answers, log_file)
     if result.state is not SearchState.COMPLETE:
         ended = len(result.ledger.trials) - len(result.ledger.unfinished())
@@ -281,9 +314,12 @@ def _program(name: str) -> str:
 
 
 def _print_plan(spec: "SearchSpec") -> None:
-    from search.plan import make_plan  # noqa: PLC0415
+    from search.designer import seeds_used  # noqa: PLC0415
+    from search.plan import counted, make_plan  # noqa: PLC0415
 
     plan = make_plan(spec)
+    used, asked = seeds_used(spec), spec.seeds.trials
+    seeds = f"{used} of {asked} seeds" if used < asked else f"{used} seed{'s' * (used > 1)}"
     recipe = spec.recipe
     budget = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
     stopping = spec.early_stopping
@@ -294,10 +330,10 @@ def _print_plan(spec: "SearchSpec") -> None:
         "contexts": f"{plan.contexts} ({_dimensions(spec)})",
         "tuned": ", ".join(spec.tuned) + f", by {spec.sampler}",
         "trials": f"{plan.trials} ({spec.budget.trials_per_context} per context, "
-        f"{spec.seeds.trials} seeds), early stopping: {stopping.name}",
-        "shared": f"{plan.teachers} teachers, {plan.scores} scorings, made once",
-        "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials, "
-        f"{_count(plan.artifact_samples)} for teachers and scores",
+        f"{seeds}), early stopping: {stopping.name}",
+        "shared": f"{counted(plan.artifacts)}, made once",
+        "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials "
+        f"and {_count(plan.artifact_samples)} for what is shared",
         "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
         f"{resources.concurrent or 'as many as fit'} at a time",
     }
@@ -336,8 +372,7 @@ def status(name: Name, places: Places, verbose: bool) -> None:
     ledger = _ledger(name, places)
     state, since = _state(ledger)
     out.print(f"{name}: {state}{since}")
-    elapsed = (ledger.last or 0) - (ledger.started or 0)
-    out.print(progress_line(ledger.spec, ledger, elapsed))
+    out.print(progress_line(ledger.spec, ledger, ledger.active_s), markup=False, soft_wrap=True)
     for trial in ledger.trials.values():
         if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
             out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
@@ -406,37 +441,56 @@ def best(
 
     curve = ask(name, places.tracking_uri, method, fraction, teacher)
     if format is Format.TABLE:
-        _print_table(_text_table(curve), curve)
+        _print_answers(curve)
     elif format is Format.JSON:
         typer.echo(curve.to_json(orient="records", indent=2))
     else:
         typer.echo(curve.to_csv(index=False), nl=False)
 
 
-def _text_table(curve: "pd.DataFrame") -> "TextTable":
+def _print_answers(curve: "pd.DataFrame") -> None:
+    """The answers as a table; what does not fit a narrow terminal is left out, and that is said."""
     from analysis.format import curve_table  # noqa: PLC0415
 
-    return curve_table(curve)
+    whole = curve_table(curve)
+    narrow = out.is_terminal and _width(whole) > out.width
+    _print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
+    _print_level(curve)
+    if narrow:
+        out.print(f"Trials, seeds and more intervals: in {_width(whole)} columns, or --format csv.")
 
 
-def _print_table(content: "TextTable", curve: "pd.DataFrame | None" = None) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(content.columns):
-        # Headings fold at words, numbers never.
-        longest = [*column.title.split(), *(row[index] for row in content.rows)]
-        table.add_column(column.title, justify=column.justify, width=max(map(len, longest)))
+def _print_level(curve: "pd.DataFrame") -> None:
+    level = round(100 * curve.attrs["level"])
+    out.print(
+        f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
+        "complete trials, on validation data.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _widths(content: "TextTable") -> list[int]:
+    """Widths of a table's columns: headings fold at words, numbers never."""
+    rows = [list(row) for row in content.rows]
+    words = [column.title.split() for column in content.columns]
+    columns = zip(*rows, strict=True) if rows else [()] * len(words)
+    return [max(map(len, [*w, *c])) for w, c in zip(words, columns, strict=True)]
+
+
+def _width(content: "TextTable") -> int:
+    return sum(width + 2 for width in _widths(content))
+
+
+def _print_table(content: "TextTable", *, tight: bool = False) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=tight)
+    for column, width in zip(content.columns, _widths(content), strict=True):
+        table.add_column(column.title, justify=column.justify, width=width)
     for row in content.rows:
         table.add_row(*row)
-    width = sum(int(column.width or 0) + 2 for column in table.columns)
-    Console(highlight=False, width=max(out.width, width)).print(table)
-    if curve is not None:
-        level = round(100 * curve.attrs["level"])
-        out.print(
-            f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
-            "complete trials, on validation data.\n",
-            markup=False,
-            soft_wrap=True,
-        )
+    Console(
+        highlight=False, width=max(out.width, _width(content) - tight * len(content.columns))
+    ).print(table)
 
 
 @command
@@ -458,7 +512,8 @@ def curve(
     from analysis.runs import load_runs  # noqa: PLC0415
 
     fitted = fit_curve(load_runs(name, places.tracking_uri))
-    _print_table(pivot_table(fitted), fitted)
+    _print_table(pivot_table(fitted))
+    _print_level(fitted)
     if out_file is None:
         return
     match out_file.suffix:

@@ -14,7 +14,7 @@ from typing import Any
 from search.ledger import TrialState
 from search.space import Context, SearchSpec
 
-START_WEIGHTS = (0.0, 0.5, 1.0)
+START_POINTS = 3
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,32 @@ class Slot:
     """Tuned values of the starting design; None leaves them to the sampler."""
 
 
+def seeds_used(spec: SearchSpec) -> int:
+    """Seeds that the budget has room for: each gets a starting design of its own."""
+    return min(spec.seeds.trials, max(1, spec.budget.trials_per_context // 4))
+
+
 def start_trials(spec: SearchSpec) -> int:
     """Trials of a context's starting design."""
-    blocks = min(spec.seeds.trials, max(1, spec.budget.trials_per_context // 4))
-    return len(START_WEIGHTS) * blocks
+    return START_POINTS * seeds_used(spec)
 
 
-def start_values(spec: SearchSpec, kd_weight: float) -> dict[str, Any]:
-    """A point of the starting design: a KD weight (inside its range), all else in the middle."""
+def start_values(spec: SearchSpec, point: int, block: int = 0) -> dict[str, Any]:
+    """A point of the starting design.
+
+    KD weight 0 whatever the range that is tuned, since gains are measured from there, then
+    the middle of the range and its upper end (½ and 1). Other ranges stand at their middle;
+    lists take turns from block to block.
+    """
     tune = spec.tune
-    values: dict[str, Any] = {
-        "kd_weight": tune.kd_weight.low + kd_weight * (tune.kd_weight.high - tune.kd_weight.low)
-    }
+    weights = (0.0, tune.kd_weight.middle, tune.kd_weight.high)
+    values: dict[str, Any] = {"kd_weight": weights[point]}
     for name in spec.tuned:
         if name != "kd_weight":
             domain = getattr(tune, name)
-            values[name] = domain[0] if isinstance(domain, list) else domain.middle
+            values[name] = (
+                domain[block % len(domain)] if isinstance(domain, list) else domain.middle
+            )
     return values
 
 
@@ -61,6 +71,6 @@ def next_slot(spec: SearchSpec, known: Mapping[str, Sequence[TrialState]]) -> Sl
         return None
     start = start_trials(spec)
     if index < start:
-        block, position = divmod(index, len(START_WEIGHTS))
-        return Slot(context, index, block, start_values(spec, START_WEIGHTS[position]))
-    return Slot(context, index, (index - start) % spec.seeds.trials, None)
+        block, position = divmod(index, START_POINTS)
+        return Slot(context, index, block, start_values(spec, position, block))
+    return Slot(context, index, (index - start) % seeds_used(spec), None)

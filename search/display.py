@@ -84,19 +84,20 @@ def progress_line(spec: SearchSpec, ledger: Ledger, elapsed_s: float, ended_befo
     """
     counts = ledger.outcomes()
     ended = sum(counts[outcome] for outcome in Outcome)
-    fresh = ended - ended_before
+    shown = {
+        "running": counts["running"],
+        "complete": counts[Outcome.COMPLETE],
+        "stopped": counts[Outcome.STOPPED_EARLY],
+        "failed": counts[Outcome.FAILED] + counts[Outcome.TIMEOUT],
+    }
+    split = ", ".join(f"{count} {name}" for name, count in shown.items() if count)
     line = (
-        f"contexts {ledger.contexts_done(spec.budget.trials_per_context)}"
-        f"/{len(spec.context_list)}"
-        f" · trials {ended}/{spec.trials}: {counts['running']} running, "
-        f"{counts[Outcome.COMPLETE]} complete, {counts[Outcome.STOPPED_EARLY]} stopped early"
+        f"{ledger.contexts_done()}/{len(spec.context_list)} contexts · {ended}/{spec.trials} trials"
+        f"{f' ({split})' if split else ''} · {duration(elapsed_s)}"
     )
-    failed = counts[Outcome.FAILED] + counts[Outcome.TIMEOUT]
-    if failed:
-        line += f", {failed} failed"
-    line += f" · {duration(elapsed_s)}"
+    fresh = ended - ended_before
     if fresh > 0 and ended < spec.trials:
-        line += f", about {duration(elapsed_s * (spec.trials - ended) / fresh)} left"
+        line += f", {duration(elapsed_s * (spec.trials - ended) / fresh)} left"
     return line
 
 
@@ -109,10 +110,6 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._text = ""
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._live: Live | None = None
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""
@@ -123,13 +120,13 @@ class Display:
         """Follow the trials of a search."""
         began = time.monotonic()
         ended_before = len(ledger.trials) - len(ledger.unfinished())
-        self._stop.clear()
+        stop = threading.Event()
 
         def line() -> str:
             return progress_line(spec, ledger, time.monotonic() - began, ended_before)
 
         def plain() -> None:
-            while not self._stop.wait(LINE_EVERY_S):
+            while not stop.wait(LINE_EVERY_S):
                 self.say(line())
 
         if self.console.is_terminal:
@@ -147,6 +144,6 @@ class Display:
         try:
             yield
         finally:
-            self._stop.set()
+            stop.set()
             thread.join()
             self.say(line())

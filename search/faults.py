@@ -60,6 +60,9 @@ def _ridge_alone(parts: Parts) -> Iterator[str]:
     for where, method in _values(parts, "method"):
         if method != "random":
             yield f"{where}.method: {method!r} does not fit dataset 'ridge'; allowed: random"
+    for where in ("contexts", "tune"):
+        if getattr(parts.get(where), "temperature", None) is not None:
+            yield f"{where}.temperature: has no effect on dataset 'ridge'; leave it out"
     recipe = parts.get("recipe")
     if recipe and recipe.epochs is None:
         yield "recipe.iterations: dataset 'ridge' has no iterations; set recipe.epochs instead"
@@ -69,14 +72,16 @@ def _enough_samples(parts: Parts) -> Iterator[str]:
     if not parts.get("contexts"):
         return
     info = describe(parts["dataset"])
-    for index, fraction in enumerate(parts["contexts"].fraction):
-        kept = count_kept(info.train_samples, fraction)
-        if kept < info.classes:
-            yield (
-                f"contexts.fraction[{index}]: {fraction} keeps {kept} of {info.train_samples} "
-                f"training samples, fewer than the {info.classes} classes; allowed: "
-                f"{info.classes / info.train_samples:.4g} to 1"
-            )
+    places = (("contexts", "fraction"), ("contexts", "teacher_fraction"))
+    for where, key in (*places, ("tune", "teacher_fraction")):
+        for fraction in getattr(parts.get(where), key, None) or ():
+            kept = count_kept(info.train_samples, fraction)
+            if kept < info.classes:
+                yield (
+                    f"{where}.{key}: {fraction} keeps {kept} of {info.train_samples} training "
+                    f"samples, fewer than the {info.classes} classes; allowed: "
+                    f"{info.classes / info.train_samples:.4g} to 1"
+                )
 
 
 def _grace_within_budget(parts: Parts) -> Iterator[str]:
@@ -106,6 +111,24 @@ def _allowed(names: Iterable[object]) -> str:
     return f"allowed: {known(names)}"
 
 
+def keys_to(detail: ErrorDetails) -> list[int | str]:
+    """Keys and indices that lead to a fault in the file."""
+    location = list(detail["loc"])
+    if location[0] == "dataset":  # the tag that tells its kinds apart is not a key of the file
+        del location[1:2]
+    return location
+
+
+_PLAIN = {
+    "too_short": "at least one value is needed",
+    "model_type": "a mapping of keys is needed",
+    "model_attributes_type": "a mapping of keys is needed",
+    "dict_type": "a mapping of keys is needed",
+    "string_pattern_mismatch": "allowed: lower-case letters, digits and hyphens",
+}
+"""What pydantic says in words of its own, for people."""
+
+
 def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
     """One line for one of pydantic's errors in a search file.
 
@@ -113,9 +136,7 @@ def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         detail: pydantic's account of it.
         model: of the whole file; it knows the keys that are allowed at each place.
     """
-    location = list(detail["loc"])
-    if location[0] == "dataset":  # the tag that tells its kinds apart is not a key of the file
-        del location[1:2]
+    location = keys_to(detail)
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if location == ["tune", "fraction"]:
         return (
@@ -133,7 +154,7 @@ def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key}: missing"
     value = detail["input"]
     shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(detail["type"], detail["msg"].removeprefix("Value error, "))
     return f"{key}: {shown}{message[0].lower()}{message[1:]}"
 
 

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from search.errors import KdcurveError
+from search.errors import KdcurveError, UsageError
 
 JOURNAL_VERSION = 1
+LOCK_S = 60.0
+"""How long a write waits for another process that holds an SQLite record."""
 
 
 class EventKind(StrEnum):
@@ -100,7 +102,8 @@ class Journal:
         self.uri = uri
         try:
             url = sa.make_url(uri)
-            self._engine = sa.create_engine(url)
+            patience = {"timeout": LOCK_S} if url.get_backend_name() == "sqlite" else {}
+            self._engine = sa.create_engine(url, connect_args=patience)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
             shown = re.sub(r"://[^/]*@", "://***@", uri)  # as it stands, it may hold a password
             cause = str(error).splitlines()[0]
@@ -136,13 +139,17 @@ class Journal:
         """Write events in one transaction and return them with their ids."""
         now = time.time()
         written = []
-        with self._engine.begin() as connection:
-            for kind, trial, data in events:
-                row = {"search": search, "time": now, "kind": kind, "trial": trial, "data": data}
-                result = connection.execute(_events.insert(), row)
-                primary_key = result.inserted_primary_key
-                assert primary_key is not None  # noqa: S101  (every database of ours gives one)
-                written.append(Event(primary_key[0], now, kind, trial, data))
+        try:
+            with self._engine.begin() as connection:
+                for kind, trial, data in events:
+                    row = {"search": search, "time": now, "kind": kind, "trial": trial}
+                    result = connection.execute(_events.insert(), {**row, "data": data})
+                    primary_key = result.inserted_primary_key
+                    assert primary_key is not None  # noqa: S101  (every database of ours has one)
+                    written.append(Event(primary_key[0], now, kind, trial, data))
+        except sa.exc.SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise KdcurveError(f"cannot write to the record: {cause}") from error
         return written
 
     def events(self, search: str, after: int = 0) -> Iterator[Event]:
@@ -170,3 +177,17 @@ class Journal:
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
+
+
+def check_name(journal: Journal, name: str) -> None:
+    """Refuse a name that a recorded search has, and offer a free one."""
+    taken = set(journal.searches())
+    if name not in taken:
+        return
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    raise UsageError(
+        f"a search named {name!r} is recorded already; "
+        f"choose another name, e.g. --name {name}-{number}"
+    )

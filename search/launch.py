@@ -17,14 +17,16 @@ from types import FrameType
 from typing import Any, Protocol
 
 import ray
+from filelock import FileLock, Timeout
 from ray import tune
+from ray._private import ray_constants
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig
 
-from search.errors import KdcurveError, UsageError
-from search.journal import EventKind, Journal
-from search.ledger import Ledger, objective_of
+from search.errors import KdcurveError
+from search.journal import EventKind, Journal, check_name
+from search.ledger import Ledger
 from search.places import Places
-from search.plan import shared_artifacts
+from search.plan import counted, shared_artifacts
 from search.recorder import Recorder
 from search.scheduler import ContextAsha, InOrder
 from search.searcher import CurveSearcher
@@ -38,7 +40,9 @@ from trainables.trial import DistillationTrial, pin_threads
 
 logger = logging.getLogger(__name__)
 
-DELIVERY_TIMEOUT_S = 120.0
+DELIVERY_NOTICE_S = 5.0
+DELIVERY_TIMEOUT_S = 115.0
+"""How long the end of a search waits for MLflow, before and after saying so."""
 PROBE_S = 5.0
 """How long a Ray cluster has to accept a connection."""
 _PACKAGES = ("kdcurve", "torch", "ray", "optuna", "mlflow", "numpy")
@@ -83,8 +87,6 @@ class SearchResult:
     name: str
     state: SearchState
     ledger: Ledger
-    parent_run_id: str
-    """MLflow's id of the search's parent run."""
     delivered: bool
     """Whether all of the record reached MLflow."""
 
@@ -111,24 +113,25 @@ def run(
             more than the cluster has, or a teacher or the scores could not be made.
     """
     places = places or Places.at()
-    places.make()
-    journal = Journal(places.record)
-    check_name(journal, spec.name)
-    delivery = Delivery(journal, spec, places)
-    delivery.check()
-    ledger = Ledger(journal, spec.name)
     watcher = watcher or Silent()
-    with _stopping_cleanly(watcher), _ray(places.folder(spec.name), address):
-        concurrent = _concurrent(spec)
-        # From here on the name is taken: all that can be refused has been refused.
-        ledger.record(
-            EventKind.PLANNED,
-            spec=spec.model_dump(mode="json", exclude_none=True),
-            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-            git_commit=_git_commit(),
-            hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
-        )
-        return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
+    with _alone(places, spec.name):
+        with _one_at_a_time(places):
+            journal = Journal(places.record)
+            check_name(journal, spec.name)
+            delivery = Delivery(journal, spec, places)
+        delivery.check()
+        ledger = Ledger(journal, spec.name)
+        with _ray(places.folder(spec.name), address), _stopping_cleanly(watcher):
+            concurrent = _concurrent(spec)
+            # From here on the name is taken: all that can be refused has been refused.
+            ledger.record(
+                EventKind.PLANNED,
+                spec=spec.model_dump(mode="json", exclude_none=True),
+                versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+                git_commit=_git_commit(),
+                hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
+            )
+            return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
 
 
 def resume(
@@ -146,30 +149,39 @@ def resume(
         KdcurveError: there is no such search, or one of the places cannot be used.
     """
     places = places or Places.at()
-    places.make()
-    ledger = Ledger(Journal(places.record), name)
-    spec = ledger.spec
-    delivery = Delivery(ledger.journal, spec, places)
-    delivery.check()
     watcher = watcher or Silent()
-    with _stopping_cleanly(watcher), _ray(places.folder(spec.name), address):
-        concurrent = _concurrent(spec)
-        ledger.record(EventKind.RESUMED)
-        return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
+    with _alone(places, name):
+        with _one_at_a_time(places):
+            ledger = Ledger(Journal(places.record), name)
+            spec = ledger.spec
+            delivery = Delivery(ledger.journal, spec, places)
+        delivery.check()
+        with _ray(places.folder(spec.name), address), _stopping_cleanly(watcher):
+            concurrent = _concurrent(spec)
+            ledger.record(EventKind.RESUMED)
+            return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
 
 
-def check_name(journal: Journal, name: str) -> None:
-    """Refuse a name that a recorded search has, and offer a free one."""
-    taken = set(journal.searches())
-    if name not in taken:
-        return
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    raise UsageError(
-        f"a search named {name!r} is recorded already; "
-        f"choose another name, e.g. --name {name}-{number}"
-    )
+@contextlib.contextmanager
+def _alone(places: Places, name: str) -> Iterator[None]:
+    """Refuse a second process that runs the same search from this home."""
+    places.make()
+    folder = places.folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise KdcurveError(
+            f"another process runs the search {name!r}; see kdcurve status {name}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(places: Places) -> Iterator[None]:
+    """Two first searches in a home must not create its databases at once."""
+    with FileLock(places.home / "lock"):
+        yield
 
 
 def _carry_out(
@@ -191,9 +203,14 @@ def _carry_out(
     except KeyboardInterrupt:
         state = SearchState.INTERRUPTED
     finally:
-        ledger.record(EventKind.CLOSED, state=state)
-        delivered = delivery.finish(DELIVERY_TIMEOUT_S)
-    return SearchResult(spec.name, state, ledger, delivery.parent_run_id, delivered)
+        try:
+            ledger.record(EventKind.CLOSED, state=state)
+        finally:
+            delivered = delivery.finish(DELIVERY_NOTICE_S)
+            if not delivered:
+                watcher.say("delivering what is left to MLflow")
+                delivered = delivery.finish(DELIVERY_TIMEOUT_S)
+    return SearchResult(spec.name, state, ledger, delivered)
 
 
 @contextlib.contextmanager
@@ -204,6 +221,11 @@ def _ray(folder: Path, address: str | None) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if not address:
+        # Ray would put the host's address in place of the loopback one, unless it believes
+        # itself on a system where it forms no clusters; its constant is read at import.
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
     local: dict[str, Any] = {
         "_node_ip_address": "127.0.0.1",
         "include_dashboard": False,
@@ -273,7 +295,7 @@ def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher)
     needed = shared_artifacts(spec)
     if not needed:
         return
-    watcher.say(f"preparing {len(needed)} teachers and scores")
+    watcher.say(f"preparing {counted(needed)}")
     resources = spec.resources
     task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(_prepare_one)
     waiting = {
@@ -291,10 +313,11 @@ def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher)
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error
                 raise KdcurveError(
-                    f"could not prepare {artifact.key}: {type(cause).__name__}: {cause}"
+                    f"could not prepare the {artifact.label}: {type(cause).__name__}: {cause}; "
+                    "a changed search file needs another name"
                 ) from error
             ledger.record(EventKind.PREPARED, key=artifact.key, metadata=metadata)
-            watcher.say(f"  {artifact.key}{_accuracy(metadata)}")
+            watcher.say(f"  {artifact.label}{_accuracy(metadata)}")
 
 
 def _prepare_one(
@@ -311,7 +334,7 @@ def _accuracy(metadata: dict[str, str]) -> str:
 
 def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> None:
     """Let Tune run the trials that are left."""
-    objective = objective_of(spec)
+    objective = spec.objective
     resources = spec.resources
     searcher = CurveSearcher(
         spec, ledger, Studies(spec, places.folder(spec.name) / "optuna.journal")
@@ -352,7 +375,12 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     )
     # It would warn, trial by trial, that the files of the loggers turned off are missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    tuner.fit()
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        tuner.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, before)  # Tune leaves its own behind
     if not ledger.unfinished():
         shutil.rmtree(folder, ignore_errors=True)
 

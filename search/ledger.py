@@ -13,14 +13,7 @@ from search.errors import KdcurveError
 from search.journal import Event, EventKind, Journal
 from search.space import SearchSpec
 from search.specfile import parse_spec
-from trainables.config import ImageDataset
-from trainables.record import OBJECTIVES, Outcome, SearchState
-
-
-def objective_of(spec: SearchSpec) -> str:
-    """Name of the metric that a search maximises."""
-    kind = "classification" if isinstance(spec.dataset, ImageDataset) else "ridge"
-    return OBJECTIVES[kind]
+from trainables.record import Outcome, SearchState
 
 
 @dataclass
@@ -63,12 +56,14 @@ class Ledger:
         self.search = search
         self.trials: dict[int, TrialState] = {}
         self.by_context: dict[str, list[TrialState]] = {}
-        self.prepared: dict[str, dict[str, Any]] = {}
         self.state: SearchState | None = None
         self.started: float | None = None
         self.last: float | None = None
         """Times of the first and the newest event, in seconds since the epoch."""
+        self.active_s = 0.0
+        """Seconds that some process worked on it; pauses before a resume do not count."""
         self.plan: dict[str, Any] = {}
+        self._spec: SearchSpec | None = None
         for event in journal.events(search):
             self._apply(event)
 
@@ -90,7 +85,9 @@ class Ledger:
         """
         if not self.plan:
             raise KdcurveError(f"no search named {self.search!r} is recorded")
-        return parse_spec(self.plan["spec"], f"the recorded search {self.search!r}")
+        if self._spec is None:
+            self._spec = parse_spec(self.plan["spec"], f"the recorded search {self.search!r}")
+        return self._spec
 
     def outcomes(self) -> Counter[str]:
         """Trials by outcome, with those that run as `running`."""
@@ -99,10 +96,11 @@ class Ledger:
         counts["running"] = sum(t.running for t in trials)
         return counts
 
-    def contexts_done(self, per_context: int) -> int:
+    def contexts_done(self) -> int:
         """Contexts in which as many trials have ended as the budget allows."""
+        budget = self.spec.budget.trials_per_context
         return sum(
-            sum(t.outcome is not None for t in list(trials)) >= per_context
+            sum(t.outcome is not None for t in list(trials)) >= budget
             for trials in list(self.by_context.values())
         )
 
@@ -112,17 +110,17 @@ class Ledger:
 
     def _apply(self, event: Event) -> None:
         self.started = self.started or event.time
+        if event.kind is not EventKind.RESUMED and self.state is SearchState.RUNNING:
+            self.active_s += event.time - (self.last or event.time)
         self.last = event.time
         data = event.data
         match event.kind:
             case EventKind.PLANNED:
                 self.plan = data
                 self.state = SearchState.RUNNING
-                self._objective = objective_of(self.spec)
             case EventKind.RESUMED:
                 self.state = SearchState.RUNNING
-            case EventKind.PREPARED:
-                self.prepared[data["key"]] = data["metadata"]
+                self._none_running()  # whatever ran in an earlier life is gone
             case EventKind.PROPOSED:
                 assert event.trial is not None  # noqa: S101  (the writer's invariant)
                 trial = TrialState(
@@ -137,7 +135,7 @@ class Ledger:
             case EventKind.STARTED:
                 self._trial(event).running = True
             case EventKind.REPORTED:
-                score = data["metrics"].get(self._objective)
+                score = data["metrics"].get(self.spec.objective)
                 if score is not None:
                     self._trial(event).scores[data["epoch"]] = score
             case EventKind.RUNG:
@@ -149,8 +147,11 @@ class Ledger:
                 trial.reason = data["reason"]
             case EventKind.CLOSED:
                 self.state = SearchState(data["state"])
-                for trial in self.trials.values():
-                    trial.running = False
+                self._none_running()
+
+    def _none_running(self) -> None:
+        for trial in self.trials.values():
+            trial.running = False
 
     def _trial(self, event: Event) -> TrialState:
         assert event.trial is not None  # noqa: S101  (the writer's invariant)

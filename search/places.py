@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.errors import KdcurveError
+from search.errors import KdcurveError, UsageError
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Places:
         storage: Path | str | None = None,
     ) -> "Places":
         """Fill in what is not given from `home`."""
+        if "://" in str(storage or ""):
+            raise UsageError(
+                f"--storage {str(storage)!r} is not a folder; object stores are not supported "
+                "yet, allowed: a folder that all machines share"
+            )
         home = Path(home).expanduser().resolve()
         return cls(
             home=home,

@@ -1,6 +1,7 @@
 """What a search will cost, before anything is spent."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.designer import start_values
@@ -20,17 +21,17 @@ class Plan:
     trial_samples: int
     """Samples that all trials together train on, if none is stopped early."""
     artifact_samples: int
-    """Samples that teachers and scores train on, if none is cached."""
+    """Samples that teachers and scores train on at most, if none is cached."""
 
-    @property
-    def teachers(self) -> int:
-        """Teachers to train."""
-        return sum(isinstance(artifact, TeacherSpec) for artifact in self.artifacts)
 
-    @property
-    def scores(self) -> int:
-        """Methods to score, each with its seeds."""
-        return len(self.artifacts) - self.teachers
+def counted(needed: Sequence[Artifact]) -> str:
+    """How many teachers and scores: `2 teachers, 1 score`."""
+    teachers = sum(isinstance(artifact, TeacherSpec) for artifact in needed)
+    return f"{_plural(teachers, 'teacher')}, {_plural(len(needed) - teachers, 'score')}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def make_plan(spec: SearchSpec) -> Plan:
@@ -70,7 +71,7 @@ def shared_artifacts(spec: SearchSpec) -> tuple[Artifact, ...]:
     found = {}
     for context in spec.context_list:
         for choice in itertools.product(*tuned.values()):
-            values = start_values(spec, 0.5) | dict(zip(tuned, choice, strict=True))
+            values = start_values(spec, 1) | dict(zip(tuned, choice, strict=True))
             for seed in range(spec.seeds.teacher):
                 for artifact in artifacts(spec.trial_config(context, values, seed)):
                     found[artifact.key] = artifact

@@ -1,7 +1,8 @@
-"""Early stopping that compares like with like: Ray's ASHA, with rungs per context.
+"""Early stopping that compares like with like: Ray's ASHA, with rungs per context and seed.
 
 One ASHA over all fractions would stop nearly every trial of the small ones, whose
-accuracies are lower whatever their KD weight.
+accuracies are lower whatever their KD weight; one over all seeds of a context would keep
+the lucky seeds.
 """
 
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ class InOrder(Unpickled, FIFOScheduler):
 
 
 class ContextAsha(InOrder):
-    """One of Ray's `AsyncHyperBandScheduler` per context.
+    """One of Ray's `AsyncHyperBandScheduler` per context and seed.
 
     It has one bracket and so draws no random numbers. Trials of the starting design are
     entered at every rung but never stopped: the gain over KD weight 0 needs them whole.
@@ -53,7 +54,7 @@ class ContextAsha(InOrder):
         self._objective = objective
         self._rungs = {c.key: spec.rungs(c) for c in spec.context_list}
         self._inner = {
-            c.key: AsyncHyperBandScheduler(
+            (c.key, seed): AsyncHyperBandScheduler(
                 time_attr=EPOCH,
                 metric=objective,
                 mode="max",
@@ -62,6 +63,7 @@ class ContextAsha(InOrder):
                 reduction_factor=spec.early_stopping.reduction_factor,
             )
             for c in spec.context_list
+            for seed in range(spec.seeds.trials)
             if self._rungs[c.key]
         }
         self._replay()
@@ -73,7 +75,8 @@ class ContextAsha(InOrder):
 
     def _decide(self, number: int, epoch: int, score: float) -> bool:
         """Enter a trial at a rung; whether ASHA would stop it there."""
-        inner = self._inner[self._ledger.trials[number].context]
+        state = self._ledger.trials[number]
+        inner = self._inner[state.context, state.seed]
         # Ray's scheduler asks a trial for its id alone, and its controller for nothing.
         controller, stand_in = (
             cast(TuneController, None),
@@ -89,7 +92,7 @@ class ContextAsha(InOrder):
         """Compare at a rung; continue everywhere else."""
         number, epoch = result["number"], result[EPOCH]
         state = self._ledger.trials[number]
-        if state.context not in self._inner or epoch not in self._rungs[state.context]:
+        if epoch not in self._rungs[state.context]:
             return str(TrialScheduler.CONTINUE)
         if epoch not in state.rungs:  # a trial taken up again stands by what was decided
             score = result[self._objective]

@@ -29,11 +29,13 @@ from trainables.config import (
     Fraction,
     KdWeight,
     Recipe,
+    RidgeDataset,
     Strict,
     Temperature,
     TrialConfig,
     content_key,
 )
+from trainables.record import OBJECTIVES
 from trainables.sizes import count_kept, describe
 
 SAMPLERS = ("tpe", "random")
@@ -172,8 +174,8 @@ class EarlyStopping(Strict):
 class Budget(Strict):
     """How much a search may spend."""
 
-    trials_per_context: int = Field(12, ge=3)
-    """At least 3: each context starts with KD weights 0, ½ and 1."""
+    trials_per_context: int = Field(12, ge=5)
+    """At least 5: KD weights 0, ½ and 1, and two more for a curve with intervals."""
 
 
 class Resources(Strict):
@@ -244,6 +246,11 @@ class SearchSpec(Strict):
     def tuned(self) -> tuple[str, ...]:
         """Names of the values that are chosen within each context."""
         return tuple(k for k in TUNABLE if getattr(self.tune, k) is not None)
+
+    @property
+    def objective(self) -> str:
+        """Name of the metric that is maximised."""
+        return OBJECTIVES["ridge" if isinstance(self.dataset, RidgeDataset) else "classification"]
 
     @property
     def trials(self) -> int:

@@ -1,5 +1,7 @@
 """The search file: YAML in, a validated `SearchSpec` out, all faults reported together."""
 
+import contextlib
+import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from search.errors import UsageError
-from search.faults import cross_faults, fault
+from search.faults import cross_faults, fault, keys_to
 from search.space import SearchSpec
 
 
@@ -27,13 +29,52 @@ def parse_spec(raw: object, source: str = "search file", name: str | None = None
         raise UsageError(f"{source}: a mapping of keys is needed, found {type(raw).__name__}")
     if name is not None:
         raw = {**raw, "name": name}
-    try:
-        # Strict: the text "0.1" is not a number, nor is `true`; nothing is repaired in silence.
-        return SearchSpec.model_validate(raw, strict=True)
-    except ValidationError as error:
-        faults = [fault(detail, SearchSpec) for detail in error.errors() if detail["loc"]]
-    # Pydantic checks the whole only once its parts are sound; a user wants all faults at
-    # once, so the parts that are sound are checked against each other here.
+    faults: list[str] = []
+    sound = raw
+    # Pydantic checks what depends on several keys only once each is sound. A user wants all
+    # faults at once, so unknown keys and wrong items of lists are noted and taken out, and the
+    # rest is checked again.
+    for _ in range(2):
+        try:
+            # Strict: the text "0.1" is not a number, nor is `true`; nothing is repaired in silence.
+            spec = SearchSpec.model_validate(sound, strict=True)
+        except ValidationError as error:
+            details = [detail for detail in error.errors() if detail["loc"]]
+            faults += [
+                fault(detail, SearchSpec)
+                for detail in details
+                if sound is raw or detail["type"] not in ("missing", "too_short")
+            ]
+            places = [
+                keys_to(detail)
+                for detail in details
+                if detail["type"] == "extra_forbidden" or isinstance(detail["loc"][-1], int)
+            ]
+            sound = _without(sound, places)
+        else:
+            if not faults:
+                return spec
+    faults = list(dict.fromkeys([*faults, *cross_faults(_parts(sound))]))
+    count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
+    raise UsageError("\n  ".join([f"{source}: {count}", *faults]))
+
+
+def _without(raw: dict[str, Any], locations: list[list[int | str]]) -> dict[str, Any]:
+    """A copy of a mapping without what stands at these places."""
+    left = copy.deepcopy(raw)
+    # Later items of a list first, so that the indices of earlier ones stay right.
+    locations.sort(key=lambda place: [p if isinstance(p, int) else -1 for p in place], reverse=True)
+    for *path, last in locations:
+        with contextlib.suppress(LookupError, TypeError):  # gone with what it stood in
+            holder: Any = left
+            for part in path:
+                holder = holder[part]
+            del holder[last]
+    return left
+
+
+def _parts(raw: dict[str, Any]) -> dict[str, Any]:
+    """Each key of a search file validated by itself, None where that fails."""
     parts: dict[str, Any] = {}
     for key, field in SearchSpec.model_fields.items():
         if key not in raw:
@@ -46,9 +87,7 @@ def parse_spec(raw: object, source: str = "search file", name: str | None = None
             parts[key] = TypeAdapter(annotation).validate_python(raw[key], strict=True)
         except ValidationError:
             parts[key] = None
-    faults = list(dict.fromkeys([*faults, *cross_faults(parts)]))
-    count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
-    raise UsageError("\n  ".join([f"{source}: {count}", *faults]))
+    return parts
 
 
 def load_spec(path: Path | str, name: str | None = None) -> SearchSpec:

@@ -105,6 +105,8 @@ class Studies:
             )
             study.set_user_attr("context", context.label)
         for trial in known:
+            if trial.values["kd_weight"] < self._spec.tune.kd_weight.low:
+                continue  # the reference at 0, outside the range that is tuned
             if trial.number not in self._known:
                 study.enqueue_trial(dict(trial.values))
                 self.accept(study.ask(self._distributions), trial.number)

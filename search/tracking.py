@@ -18,7 +18,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from analysis.runs import require_server, without_password
 from search.errors import KdcurveError
 from search.journal import Event, EventKind, Journal
-from search.ledger import objective_of
 from search.places import Places
 from search.space import Context, SearchSpec
 from trainables import record
@@ -219,8 +218,9 @@ class Delivery(threading.Thread):
         tags = {
             record.TAG_KIND: Kind.SEARCH,
             record.TAG_SEARCH: spec.name,
-            record.TAG_OBJECTIVE: objective_of(spec),
+            record.TAG_OBJECTIVE: spec.objective,
             record.TAG_TUNED: ",".join(spec.tuned),
+            record.TAG_KD_WEIGHT_RANGE: f"{spec.tune.kd_weight.low},{spec.tune.kd_weight.high}",
             record.TAG_STATE: SearchState.RUNNING,
             "mlflow.source.git.commit": data.get("git_commit") or "",
             **{f"kdcurve.version.{k}": v for k, v in data.get("versions", {}).items()},

@@ -170,13 +170,12 @@ def test_output_is_calm(exact_search):
     assert "mlflow" in log
 
 
-def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
-    """Ctrl-C ends cleanly and says how to go on; resuming completes the same plan."""
-    (tmp_path / "search.yaml").write_text(DIGITS)
-    journal = f"sqlite:///{tmp_path / 'kdcurve-data' / 'record.db'}"
+def interrupt(folder, arguments, ended_before, number):
+    """Start a command, send its process group a signal once more trials have ended."""
+    journal = f"sqlite:///{folder / 'kdcurve-data' / 'record.db'}"
     running = subprocess.Popen(
-        [KDCURVE, "search", "search.yaml"],
-        cwd=tmp_path,
+        [KDCURVE, *arguments],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -184,28 +183,40 @@ def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    ended = 0
-    while ended < 5:
+    ended = ended_before
+    while ended < ended_before + 4:
         assert time.monotonic() < deadline, "the search got nowhere"
         assert running.poll() is None, running.communicate()
         time.sleep(0.2)
-        if (tmp_path / "kdcurve-data" / "record.db").exists():
+        if (folder / "kdcurve-data" / "record.db").exists():
             events = Journal(journal).events("interrupted")
             ended = sum(event.kind is EventKind.ENDED for event in events)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the whole process group
-    _, errors = running.communicate(timeout=120)
-    assert running.returncode == 1
+    second = kdcurve(folder, "resume", "interrupted") if ended_before else None
+    os.killpg(running.pid, number)
+    output, errors = running.communicate(timeout=120)
+    assert running.returncode == 1, output + errors
+    assert "stopping" in output
     assert "kdcurve resume interrupted" in errors
-    stopped = Ledger(Journal(journal), "interrupted")
-    before = {n: t.scores for n, t in stopped.trials.items() if t.outcome is not None}
-    assert 5 <= len(before) < 32
-    assert stopped.state == "interrupted"
+    return Ledger(Journal(journal), "interrupted"), second
+
+
+def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
+    """Ctrl-C and SIGTERM end cleanly and say how to go on; resuming completes the same plan."""
+    (tmp_path / "search.yaml").write_text(DIGITS)
+    first, _ = interrupt(tmp_path, ["search", "search.yaml"], 0, signal.SIGINT)
+    before = {n: t.scores for n, t in first.trials.items() if t.outcome is not None}
+    assert 4 <= len(before) < 32
+    assert first.state == "interrupted"
+    then, refused = interrupt(tmp_path, ["resume", "interrupted"], len(before), signal.SIGTERM)
+    assert then.state == "interrupted"
+    assert refused.code == 1
+    assert "another process runs the search" in refused.errors
 
     resumed = kdcurve(tmp_path, "resume", "interrupted")
     assert resumed.code == 0, resumed.output + resumed.errors
-    ledger = Ledger(Journal(journal), "interrupted")
+    ledger = Ledger(Journal(f"sqlite:///{resumed.home / 'record.db'}"), "interrupted")
     assert sorted(ledger.trials) == list(range(32))
-    assert all(trial.outcome is not None for trial in ledger.trials.values())
+    assert {str(trial.outcome) for trial in ledger.trials.values()} <= {"complete", "stopped_early"}
     assert {n: ledger.trials[n].scores for n in before} == before, "what had ended was kept"
     _, parents, trials = runs_of(resumed, "interrupted")
     numbers = Counter(run.data.tags[record.TAG_TRIAL] for run in trials)

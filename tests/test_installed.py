@@ -1,5 +1,6 @@
 """What a user installs: the wheel is whole, and Ray's workers run our packages."""
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -35,6 +36,12 @@ def naive():
 
 with naive() if sys.argv[1] == "naive" else _ray(Path("ray-folder"), None):
     try:
+        if sys.argv[1] == "listeners":
+            import psutil
+            family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            sockets = [s for each in family for s in each.net_connections("inet")]
+            print(json.dumps(sorted({s.laddr.ip for s in sockets if s.status == "LISTEN"})))
+            sys.exit()
         print(json.dumps(ray.get(files.remote())))
     except ray.exceptions.RayTaskError as error:
         print(json.dumps(str(error.cause)))
@@ -107,3 +114,11 @@ def test_workers_import_ours_whatever_lies_in_the_folder(tmp_path, wheel):
 def test_a_plain_start_of_ray_would_import_theirs(tmp_path):
     """The danger is real: without our care a worker takes what lies in the folder."""
     assert "the wrong package" in ask_a_worker(hostile_folder(tmp_path / "project"), "naive")
+
+
+def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path):
+    """Every listening socket of every process that a local search starts."""
+    addresses = [ipaddress.ip_address(each) for each in ask_a_worker(tmp_path, "listeners")]
+    addresses = [getattr(each, "ipv4_mapped", None) or each for each in addresses]
+    assert addresses
+    assert all(each.is_loopback for each in addresses), addresses

@@ -150,6 +150,12 @@ class TeacherSpec(Strict):
         """Name in the cache."""
         return f"teacher-{self.architecture}-{content_key(self)}"
 
+    @property
+    def label(self) -> str:
+        """The same for people."""
+        data = "" if self.fraction == 1.0 else f" on {100 * self.fraction:.4g}% of the data"
+        return f"teacher {self.architecture}{f' (seed {self.seed})' if self.seed else ''}{data}"
+
 
 class ScoresSpec(Strict):
     """All that determines a method's scores; one ranking serves every fraction."""
@@ -164,6 +170,11 @@ class ScoresSpec(Strict):
     def key(self) -> str:
         """Name in the cache."""
         return f"scores-{self.method}-{content_key(self)}"
+
+    @property
+    def label(self) -> str:
+        """The same for people."""
+        return f"scores of {self.method}"
 
 
 Artifact = TeacherSpec | ScoresSpec

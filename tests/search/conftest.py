@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.journal import EventKind, Journal
-from search.ledger import Ledger, objective_of
+from search.ledger import Ledger
 from search.places import Places
 from search.space import SearchSpec
 from search.specfile import parse_spec
@@ -46,7 +46,7 @@ class Rehearsal:
         from search.searcher import CurveSearcher
 
         self.spec, self.ledger, self.score = spec, ledger, score
-        self.objective = objective_of(spec)
+        self.objective = spec.objective
         self.searcher = CurveSearcher(spec, ledger, Studies(spec, folder / "optuna.journal"))
         self.scheduler = (
             InOrder()

@@ -123,7 +123,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, m
     assert plan["contexts"] == "4 (2 methods × 2 fractions × 1 teacher)"
     assert plan["trials"].startswith("48 (12 per context, 3 seeds)")
     # 2 methods x 12 trials x 9 epochs x (129 + 1164) samples; a teacher and 10 scorings.
-    assert plan["compute"].startswith("at most 279 k epochs × samples in trials, 128 k for")
+    assert plan["compute"].startswith("at most 279 k epochs × samples in trials and 128 k for")
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -181,7 +181,7 @@ def test_where_nothing_was_recorded_is_code_1_and_nothing_is_created(kdcurve, tm
 def test_status_and_list_say_where_a_search_stands(kdcurve, home):
     status = kdcurve("status", "recorded", "--home", home)
     assert status.exit_code == 0
-    assert status.stdout.startswith("recorded: complete\ncontexts 4/4 · trials 48/48: 0 running")
+    assert status.stdout.startswith("recorded: complete\n4/4 contexts · 48/48 trials (")
     listed = kdcurve("list", "--home", home).stdout
     assert re.search(r"recorded +complete +48 of 48", listed)
 

@@ -47,15 +47,15 @@ def half_way(make_spec, journal, plan):
 def test_one_line_says_where_a_search_stands(half_way):
     spec, ledger = half_way
     assert progress_line(spec, ledger, 100) == (
-        "contexts 0/2 · trials 10/24: 2 running, 5 complete, 3 stopped early, 2 failed"
-        " · 1 min 40 s, about 2 min 20 s left"
+        "0/2 contexts · 10/24 trials (2 running, 5 complete, 3 stopped, 2 failed)"
+        " · 1 min 40 s, 2 min 20 s left"
     )
 
 
 def test_trials_of_an_earlier_life_say_nothing_of_the_speed_of_this_one(half_way):
     spec, ledger = half_way
     assert "left" not in progress_line(spec, ledger, 100, ended_before=10)
-    assert progress_line(spec, ledger, 100, ended_before=8).endswith("about 11 min 40 s left")
+    assert progress_line(spec, ledger, 100, ended_before=8).endswith("11 min 40 s left")
 
 
 def test_without_a_terminal_a_line_is_printed_now_and_then_and_at_the_end(half_way, monkeypatch):
@@ -68,7 +68,7 @@ def test_without_a_terminal_a_line_is_printed_now_and_then_and_at_the_end(half_w
             display.time.sleep(0.01)
     lines = text.getvalue().splitlines()
     assert len(lines) >= 2
-    assert all(line.startswith("contexts 0/2 · trials 10/24") for line in lines)
+    assert all(line.startswith("0/2 contexts · 10/24 trials") for line in lines)
     assert "\x1b" not in text.getvalue()
 
 
@@ -76,7 +76,7 @@ def test_on_a_terminal_there_is_one_live_line_that_gives_the_terminal_back(half_
     text = io.StringIO()
     with Display(Console(file=text, force_terminal=True, width=200)).watching(*half_way):
         pass
-    assert "contexts 0/2 · trials 10/24" in text.getvalue()
+    assert "0/2 contexts · 10/24 trials" in text.getvalue()
     assert text.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again
 
 

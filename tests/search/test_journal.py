@@ -45,7 +45,7 @@ def test_searches_share_a_record_without_mixing(journal):
 
 
 def test_events_of_one_call_arrive_together_or_not_at_all(journal):
-    with pytest.raises(sa.exc.StatementError):
+    with pytest.raises(KdcurveError, match="cannot write to the record"):
         journal.append("a", [report(1), (EventKind.REPORTED, 0, {"epoch": object()})])
     assert list(journal.events("a")) == []
 

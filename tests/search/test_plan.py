@@ -1,4 +1,4 @@
-from search.plan import make_plan, shared_artifacts
+from search.plan import counted, make_plan, shared_artifacts
 from trainables.config import TeacherSpec
 
 
@@ -10,7 +10,7 @@ def test_contexts_trials_and_samples_are_counted_by_hand(make_spec):
     )
     plan = make_plan(spec)
     assert (plan.contexts, plan.trials) == (4, 20)
-    assert (plan.teachers, plan.scores) == (1, 1)
+    assert counted(plan.artifacts) == "1 teacher, 1 score"
     # 1293 training samples: 129 and 1164 are kept, by two methods, 5 times, for 9 epochs.
     assert plan.trial_samples == 2 * 5 * 9 * (129 + 1164)
     assert plan.artifact_samples == 9 * 1293 + 3 * 9 * 1293
