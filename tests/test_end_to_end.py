@@ -170,8 +170,8 @@ def test_output_is_calm(exact_search):
     assert "mlflow" in log
 
 
-def interrupt(folder, arguments, ended_before, number):
-    """Start a command, send its process group a signal once more trials have ended."""
+def interrupt(folder, arguments, ended_before, send, number):
+    """Start a command, send it a signal once a few more trials have ended."""
     journal = f"sqlite:///{folder / 'kdcurve-data' / 'record.db'}"
     running = subprocess.Popen(
         [KDCURVE, *arguments],
@@ -192,7 +192,7 @@ def interrupt(folder, arguments, ended_before, number):
             events = Journal(journal).events("interrupted")
             ended = sum(event.kind is EventKind.ENDED for event in events)
     second = kdcurve(folder, "resume", "interrupted") if ended_before else None
-    os.killpg(running.pid, number)
+    send(running.pid, number)
     output, errors = running.communicate(timeout=120)
     assert running.returncode == 1, output + errors
     assert "stopping" in output
@@ -201,13 +201,18 @@ def interrupt(folder, arguments, ended_before, number):
 
 
 def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
-    """Ctrl-C and SIGTERM end cleanly and say how to go on; resuming completes the same plan."""
+    """Ctrl-C and SIGTERM end cleanly and say how to go on; resuming completes the same plan.
+
+    A terminal sends Ctrl-C to the whole process group, Ray's processes among it; SIGTERM goes
+    to the command alone.
+    """
     (tmp_path / "search.yaml").write_text(DIGITS)
-    first, _ = interrupt(tmp_path, ["search", "search.yaml"], 0, signal.SIGINT)
+    first, _ = interrupt(tmp_path, ["search", "search.yaml"], 0, os.killpg, signal.SIGINT)
     before = {n: t.scores for n, t in first.trials.items() if t.outcome is not None}
     assert 4 <= len(before) < 32
     assert first.state == "interrupted"
-    then, refused = interrupt(tmp_path, ["resume", "interrupted"], len(before), signal.SIGTERM)
+    again = ["resume", "interrupted"]
+    then, refused = interrupt(tmp_path, again, len(before), os.kill, signal.SIGTERM)
     assert then.state == "interrupted"
     assert refused.code == 1
     assert "another process runs the search" in refused.errors
