@@ -3,8 +3,6 @@
 import functools
 import importlib.metadata
 import inspect
-import shlex
-import shutil
 import sys
 import traceback
 import warnings
@@ -15,22 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from analysis.errors import AnalysisError, nearest
-from analysis.runs import without_password
 from search.errors import KdcurveError, UsageError
 from search.places import Places
+from search.printing import (
+    err,
+    next_command,
+    out,
+    outcome_line,
+    print_answers,
+    print_level,
+    print_places,
+    print_plan,
+    print_table,
+)
 from trainables.record import Outcome, SearchState
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from analysis.format import Table as TextTable
     from search.launch import SearchResult
     from search.ledger import Ledger
-    from search.space import SearchSpec
 
 app = typer.Typer(
     name="kdcurve",
@@ -40,8 +43,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _version(wanted: bool) -> None:
@@ -175,7 +176,7 @@ def search(
     if smoke:
         spec = shrink(spec)
     _refuse_taken(spec.name, places)
-    _print_plan(spec)
+    print_plan(spec)
     if dry_run:
         return
     from search import launch  # noqa: PLC0415
@@ -238,127 +239,27 @@ def _follow(
         out.print("No context has enough complete trials for an answer yet.")
         answers = None
     if answers is not None:
-        _print_answers(answers.curve)
-    out.print(_outcome_line(result.ledger))
+        print_answers(answers.curve)
+    out.print(outcome_line(result.ledger))
     for trial in result.ledger.trials.values():
         if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
             out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
     if not result.delivered:
         out.print(
             f"Not all of the record reached MLflow ({log_file} says why); "
-            f"{_next('resume', name, places)} delivers the rest.",
+            f"{next_command('resume', name, places)} delivers the rest.",
             markup=False,
             soft_wrap=True,
         )
-    _print_places(name, places, answers, log_file)
+    print_places(name, places, answers, log_file)
     if result.state is not SearchState.COMPLETE:
         ended = len(result.ledger.trials) - len(result.ledger.unfinished())
         raise KdcurveError(
             f"the search was interrupted; its {ended} ended trials are recorded. "
-            f"Go on with: {_next('resume', name, places)}"
+            f"Go on with: {next_command('resume', name, places)}"
         )
     if problem is not None:
         raise KdcurveError(problem)
-
-
-def _print_places(name: str, places: Places, answers: Any, log_file: Path) -> None:
-    rows = {"log": log_file, "MLflow": without_password(places.tracking_uri)}
-    follow = [_next("best", name, places)]
-    if answers is not None:
-        rows = {"report": answers.report, "curve": answers.curve_file, **rows}
-        if answers.schedule is not None:
-            rows = {"schedule": answers.schedule_file, **rows}
-            law = answers.schedule.laws[0]
-            middle = sum(law.range) / 2
-            follow.append(
-                f"{_program('kdcurve')} predict {_short(answers.schedule_file)} "
-                f"--method {law.method} --teacher {law.teacher} --fraction {middle:.2g}"
-            )
-        else:
-            out.print(answers.no_schedule, markup=False, soft_wrap=True)
-    if places.tracking_uri.startswith("sqlite:"):
-        follow.append(
-            f"{_program('mlflow')} ui --backend-store-uri {places.tracking_uri} "
-            "--host 127.0.0.1 --port 5000"
-        )
-    out.print()
-    for what, where in rows.items():
-        shown = _short(where) if isinstance(where, Path) else where
-        out.print(f"{what:>9}  {shown}", markup=False, soft_wrap=True)
-    out.print("\nNext:")
-    for line in follow:
-        out.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _short(path: Path) -> str:
-    """A path as one would type it here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _next(verb: str, name: str, places: Places) -> str:
-    words = [_program("kdcurve"), verb, name]
-    if places.home != Places.at().home:
-        words += ["--home", _short(places.home)]
-    default = Places.at(places.home)
-    for place in ("record", "tracking_uri", "storage"):
-        if (where := getattr(places, place)) != getattr(default, place):
-            words += [f"--{place.replace('_', '-')}", without_password(str(where))]
-    return shlex.join(words)
-
-
-def _program(name: str) -> str:
-    """How to call a program of this environment from here."""
-    beside = Path(sys.argv[0]).absolute().parent / name
-    on_path = shutil.which(name)
-    return name if on_path or not beside.exists() else _short(beside)
-
-
-def _print_plan(spec: "SearchSpec") -> None:
-    from search.designer import seeds_used  # noqa: PLC0415
-    from search.plan import counted, make_plan  # noqa: PLC0415
-
-    plan = make_plan(spec)
-    used, asked = seeds_used(spec), spec.seeds.trials
-    seeds = f"{used} of {asked} seeds" if used < asked else f"{used} seed{'s' * (used > 1)}"
-    recipe = spec.recipe
-    budget = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
-    stopping = spec.early_stopping
-    resources = spec.resources
-    rows = {
-        "search": spec.name,
-        "data": f"{spec.dataset.name}, student {spec.student}, {budget}",
-        "contexts": f"{plan.contexts} ({_dimensions(spec)})",
-        "tuned": ", ".join(spec.tuned) + f", by {spec.sampler}",
-        "trials": f"{plan.trials} ({spec.budget.trials_per_context} per context, "
-        f"{seeds}), early stopping: {stopping.name}",
-        "shared": f"{counted(plan.artifacts)}, made once",
-        "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials "
-        f"and {_count(plan.artifact_samples)} for what is shared",
-        "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
-        f"{resources.concurrent or 'as many as fit'} at a time",
-    }
-    for what, text in rows.items():
-        out.print(f"{what:>9}  {text}", markup=False, soft_wrap=True)
-    out.print()
-
-
-def _dimensions(spec: "SearchSpec") -> str:
-    named = spec.contexts.model_dump(exclude_none=True)
-    return " × ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in named.items())
-
-
-def _count(samples: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if samples >= size:
-            return f"{samples / size:.3g} {unit}"
-    return str(samples)
-
-
-def _outcome_line(ledger: "Ledger") -> str:
-    counts = ledger.outcomes()
-    total = sum(counts[outcome] for outcome in Outcome)
-    parts = [f"{counts[o]} {str(o).replace('_', ' ')}" for o in Outcome if counts[o]]
-    return f"{total} trials: {', '.join(parts) or 'none ended'}"
 
 
 @command
@@ -441,56 +342,11 @@ def best(
 
     curve = ask(name, places.tracking_uri, method, fraction, teacher)
     if format is Format.TABLE:
-        _print_answers(curve)
+        print_answers(curve)
     elif format is Format.JSON:
         typer.echo(curve.to_json(orient="records", indent=2))
     else:
         typer.echo(curve.to_csv(index=False), nl=False)
-
-
-def _print_answers(curve: "pd.DataFrame") -> None:
-    """The answers as a table; what does not fit a narrow terminal is left out, and that is said."""
-    from analysis.format import curve_table  # noqa: PLC0415
-
-    whole = curve_table(curve)
-    narrow = out.is_terminal and _width(whole) > out.width
-    _print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
-    _print_level(curve)
-    if narrow:
-        out.print(f"Trials, seeds and more intervals: in {_width(whole)} columns, or --format csv.")
-
-
-def _print_level(curve: "pd.DataFrame") -> None:
-    level = round(100 * curve.attrs["level"])
-    out.print(
-        f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
-        "complete trials, on validation data.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _widths(content: "TextTable") -> list[int]:
-    """Widths of a table's columns: headings fold at words, numbers never."""
-    rows = [list(row) for row in content.rows]
-    words = [column.title.split() for column in content.columns]
-    columns = zip(*rows, strict=True) if rows else [()] * len(words)
-    return [max(map(len, [*w, *c])) for w, c in zip(words, columns, strict=True)]
-
-
-def _width(content: "TextTable") -> int:
-    return sum(width + 2 for width in _widths(content))
-
-
-def _print_table(content: "TextTable", *, tight: bool = False) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=tight)
-    for column, width in zip(content.columns, _widths(content), strict=True):
-        table.add_column(column.title, justify=column.justify, width=width)
-    for row in content.rows:
-        table.add_row(*row)
-    Console(
-        highlight=False, width=max(out.width, _width(content) - tight * len(content.columns))
-    ).print(table)
 
 
 @command
@@ -512,8 +368,8 @@ def curve(
     from analysis.runs import load_runs  # noqa: PLC0415
 
     fitted = fit_curve(load_runs(name, places.tracking_uri))
-    _print_table(pivot_table(fitted))
-    _print_level(fitted)
+    print_table(pivot_table(fitted))
+    print_level(fitted)
     if out_file is None:
         return
     match out_file.suffix:
@@ -550,7 +406,7 @@ def fit(
 
     schedule = fit_schedule(fit_curve(load_runs(name, places.tracking_uri)))
     _write(out_file, schedule.save)
-    _print_table(schedule_table(schedule))
+    print_table(schedule_table(schedule))
     for each in schedule.left_out:
         out.print(f"left out: {each.method}, {each.teacher}: {each.reason}", markup=False)
     out.print(f"written: {out_file}", markup=False)

@@ -8,9 +8,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from search.cli import _next, app
+from search.cli import app
 from search.journal import EventKind, Journal
 from search.places import Places
+from search.printing import next_command
 
 COMMANDS = ["search", "resume", "status", "list", "best", "curve", "fit", "predict", "report"]
 SEARCH_FILE = """
@@ -318,13 +319,13 @@ def test_the_schema_is_json(kdcurve):
 
 def test_the_command_to_go_on_with_says_where_things_live(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert _next("resume", "a", Places.at()).endswith("kdcurve resume a")
+    assert next_command("resume", "a", Places.at()).endswith("kdcurve resume a")
     home = Places.at("my data")
-    assert _next("best", "a", home).endswith("kdcurve best a --home 'my data'")
+    assert next_command("best", "a", home).endswith("kdcurve best a --home 'my data'")
     cluster = Places.at(
         record="postgresql://me:hunter2@h/d", tracking_uri="http://h:5000", storage="/s"
     )
-    assert _next("best", "a", cluster).endswith(
+    assert next_command("best", "a", cluster).endswith(
         "kdcurve best a --record 'postgresql://me:***@h/d' --tracking-uri http://h:5000"
         " --storage /s"
     )

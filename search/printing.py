@@ -1,0 +1,175 @@
+"""What the commands print: the plan, the answers, where things lie and what to do next."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis.runs import without_password
+from search.places import Places
+from trainables.record import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.format import Table as TextTable
+    from search.ledger import Ledger
+    from search.space import SearchSpec
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_places(name: str, places: Places, answers: Any, log_file: Path) -> None:
+    """Where the answers, the log and MLflow are, and what to type next."""
+    rows = {"log": log_file, "MLflow": without_password(places.tracking_uri)}
+    follow = [next_command("best", name, places)]
+    if answers is not None:
+        rows = {"report": answers.report, "curve": answers.curve_file, **rows}
+        if answers.schedule is not None:
+            rows = {"schedule": answers.schedule_file, **rows}
+            law = answers.schedule.laws[0]
+            middle = sum(law.range) / 2
+            follow.append(
+                f"{_program('kdcurve')} predict {short_path(answers.schedule_file)} "
+                f"--method {law.method} --teacher {law.teacher} --fraction {middle:.2g}"
+            )
+        else:
+            out.print(answers.no_schedule, markup=False, soft_wrap=True)
+    if places.tracking_uri.startswith("sqlite:"):
+        follow.append(
+            f"{_program('mlflow')} ui --backend-store-uri {places.tracking_uri} "
+            "--host 127.0.0.1 --port 5000"
+        )
+    out.print()
+    for what, where in rows.items():
+        shown = short_path(where) if isinstance(where, Path) else where
+        out.print(f"{what:>9}  {shown}", markup=False, soft_wrap=True)
+    out.print("\nNext:")
+    for line in follow:
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def short_path(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def next_command(verb: str, name: str, places: Places) -> str:
+    """A command on a search, with every place that is not the default."""
+    words = [_program("kdcurve"), verb, name]
+    if places.home != Places.at().home:
+        words += ["--home", short_path(places.home)]
+    default = Places.at(places.home)
+    for place in ("record", "tracking_uri", "storage"):
+        if (where := getattr(places, place)) != getattr(default, place):
+            words += [f"--{place.replace('_', '-')}", without_password(str(where))]
+    return shlex.join(words)
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment from here."""
+    beside = Path(sys.argv[0]).absolute().parent / name
+    on_path = shutil.which(name)
+    return name if on_path or not beside.exists() else short_path(beside)
+
+
+def print_plan(spec: "SearchSpec") -> None:
+    """What a search will do and cost."""
+    from search.designer import seeds_used  # noqa: PLC0415
+    from search.plan import counted, make_plan  # noqa: PLC0415
+
+    plan = make_plan(spec)
+    used, asked = seeds_used(spec), spec.seeds.trials
+    seeds = f"{used} of {asked} seeds" if used < asked else f"{used} seed{'s' * (used > 1)}"
+    recipe = spec.recipe
+    budget = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
+    stopping = spec.early_stopping
+    resources = spec.resources
+    rows = {
+        "search": spec.name,
+        "data": f"{spec.dataset.name}, student {spec.student}, {budget}",
+        "contexts": f"{plan.contexts} ({_dimensions(spec)})",
+        "tuned": ", ".join(spec.tuned) + f", by {spec.sampler}",
+        "trials": f"{plan.trials} ({spec.budget.trials_per_context} per context, "
+        f"{seeds}), early stopping: {stopping.name}",
+        "shared": f"{counted(plan.artifacts)}, made once",
+        "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials "
+        f"and {_count(plan.artifact_samples)} for what is shared",
+        "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
+        f"{resources.concurrent or 'as many as fit'} at a time",
+    }
+    for what, text in rows.items():
+        out.print(f"{what:>9}  {text}", markup=False, soft_wrap=True)
+    out.print()
+
+
+def _dimensions(spec: "SearchSpec") -> str:
+    named = spec.contexts.model_dump(exclude_none=True)
+    return " × ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in named.items())
+
+
+def _count(samples: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if samples >= size:
+            return f"{samples / size:.3g} {unit}"
+    return str(samples)
+
+
+def outcome_line(ledger: "Ledger") -> str:
+    """How many trials ended how."""
+    counts = ledger.outcomes()
+    total = sum(counts[outcome] for outcome in Outcome)
+    parts = [f"{counts[o]} {str(o).replace('_', ' ')}" for o in Outcome if counts[o]]
+    return f"{total} trials: {', '.join(parts) or 'none ended'}"
+
+
+def print_answers(curve: "pd.DataFrame") -> None:
+    """The answers as a table; what does not fit a narrow terminal is left out, and that is said."""
+    from analysis.format import curve_table  # noqa: PLC0415
+
+    whole = curve_table(curve)
+    narrow = out.is_terminal and _width(whole) > out.width
+    print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
+    print_level(curve)
+    if narrow:
+        out.print(f"Trials, seeds and more intervals: in {_width(whole)} columns, or --format csv.")
+
+
+def print_level(curve: "pd.DataFrame") -> None:
+    """What the brackets of a table are."""
+    level = round(100 * curve.attrs["level"])
+    out.print(
+        f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
+        "complete trials, on validation data.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _widths(content: "TextTable") -> list[int]:
+    """Widths of a table's columns: headings fold at words, numbers never."""
+    rows = [list(row) for row in content.rows]
+    words = [column.title.split() for column in content.columns]
+    columns = zip(*rows, strict=True) if rows else [()] * len(words)
+    return [max(map(len, [*w, *c])) for w, c in zip(words, columns, strict=True)]
+
+
+def _width(content: "TextTable") -> int:
+    return sum(width + 2 for width in _widths(content))
+
+
+def print_table(content: "TextTable", *, tight: bool = False) -> None:
+    """A table as wide as its numbers, whatever the terminal; `tight` sets it closer."""
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=tight)
+    for column, width in zip(content.columns, _widths(content), strict=True):
+        table.add_column(column.title, justify=column.justify, width=width)
+    for row in content.rows:
+        table.add_row(*row)
+    Console(
+        highlight=False, width=max(out.width, _width(content) - tight * len(content.columns))
+    ).print(table)
