@@ -418,8 +418,12 @@ def predict(
     fraction: Annotated[float, typer.Option(help="Kept fraction, in (0, 1].", show_default=False)],
     places: Places,
     verbose: bool,
-    method: Method = None,
-    teacher: Teacher = None,
+    method: Annotated[
+        str | None, typer.Option(help="Pruning method; needed if the schedule knows several.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher; needed if the schedule knows several.")
+    ] = None,
 ) -> None:
     """The KD weight to use at a fraction.
 
