@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from typing import Any, Protocol
 import ray
 from filelock import FileLock, Timeout
 from ray import tune
-from ray._private import ray_constants
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig
 
+from search.cluster import concurrent_trials, connected
 from search.errors import KdcurveError
 from search.journal import EventKind, Journal, check_name
 from search.ledger import Ledger
@@ -43,20 +42,7 @@ logger = logging.getLogger(__name__)
 DELIVERY_NOTICE_S = 5.0
 DELIVERY_TIMEOUT_S = 115.0
 """How long the end of a search waits for MLflow, before and after saying so."""
-PROBE_S = 5.0
-"""How long a Ray cluster has to accept a connection."""
 _PACKAGES = ("kdcurve", "torch", "ray", "optuna", "mlflow", "numpy")
-_TUNE_SETTINGS = {
-    # Its own loggers write three files per trial that the record makes superfluous.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Nothing is restored from Tune's snapshots, so none is needed during the run.
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    # Ctrl-C is answered here, so that the display can say so.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 
 
 class Watcher(Protocol):
@@ -121,8 +107,8 @@ def run(
             delivery = Delivery(journal, spec, places)
         delivery.check()
         ledger = Ledger(journal, spec.name)
-        with _ray(places.folder(spec.name), address), _stopping_cleanly(watcher):
-            concurrent = _concurrent(spec)
+        with connected(places.folder(spec.name), address), _stopping_cleanly(watcher):
+            concurrent = concurrent_trials(spec)
             # From here on the name is taken: all that can be refused has been refused.
             ledger.record(
                 EventKind.PLANNED,
@@ -156,8 +142,8 @@ def resume(
             spec = ledger.spec
             delivery = Delivery(ledger.journal, spec, places)
         delivery.check()
-        with _ray(places.folder(spec.name), address), _stopping_cleanly(watcher):
-            concurrent = _concurrent(spec)
+        with connected(places.folder(spec.name), address), _stopping_cleanly(watcher):
+            concurrent = concurrent_trials(spec)
             ledger.record(EventKind.RESUMED)
             return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
 
@@ -211,53 +197,6 @@ def _carry_out(
                 watcher.say("delivering what is left to MLflow")
                 delivered = delivery.finish(DELIVERY_TIMEOUT_S)
     return SearchResult(spec.name, state, ledger, delivered)
-
-
-@contextlib.contextmanager
-def _ray(folder: Path, address: str | None) -> Iterator[None]:
-    """Connect to Ray, or start it on this machine; stop only what was started here."""
-    os.environ.update(_TUNE_SETTINGS)
-    if ray.is_initialized():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if not address:
-        # Ray would put the host's address in place of the loopback one, unless it believes
-        # itself on a system where it forms no clusters; its constant is read at import.
-        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-        ray_constants.ENABLE_RAY_CLUSTER = False
-    local: dict[str, Any] = {
-        "_node_ip_address": "127.0.0.1",
-        "include_dashboard": False,
-        "object_store_memory": 256 * 2**20,  # arrays travel through the cache, not through Ray
-    }
-    # Ray puts the folder it is started from before everything else on its workers' path:
-    # from here, a user's own `search` or `analysis` folder cannot take the place of ours.
-    with contextlib.chdir(folder):
-        try:
-            if address:
-                _require_answer(address)
-            ray.init(
-                address=address,
-                logging_level=logging.WARNING,
-                log_to_driver=True,
-                **({} if address else local),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            cause = str(error).strip().partition("\n")[0]
-            where = f"connect to Ray at {address}" if address else "start Ray"
-            raise KdcurveError(f"cannot {where}: {cause}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _require_answer(address: str) -> None:
-    """Fail within seconds where nothing listens; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=PROBE_S).close()
 
 
 @contextlib.contextmanager
@@ -383,25 +322,6 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
             signal.signal(signal.SIGUSR1, before)  # Tune leaves its own behind
     if not ledger.unfinished():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _concurrent(spec: SearchSpec) -> int:
-    """Trials at a time: as asked for, or as many as fit.
-
-    Raises:
-        KdcurveError: not even one fits; it would wait for ever.
-    """
-    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = int(available.get("CPU", 1) // spec.resources.cpu)
-    if spec.resources.gpu:
-        fits = min(fits, int(available.get("GPU", 0) / spec.resources.gpu))
-    if fits < 1:
-        raise KdcurveError(
-            f"resources: a trial asks for {spec.resources.cpu:g} CPUs and "
-            f"{spec.resources.gpu:g} GPUs, but Ray has {available.get('CPU', 0):g} and "
-            f"{available.get('GPU', 0):g}"
-        )
-    return spec.resources.concurrent or fits
 
 
 def _git_commit() -> str | None:

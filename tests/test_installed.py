@@ -19,7 +19,7 @@ WHO_IS_THERE = """
 import contextlib, json, sys
 from pathlib import Path
 import ray
-from search.launch import _ray
+from search.cluster import connected
 
 
 @ray.remote
@@ -34,7 +34,7 @@ def naive():
     )
 
 
-with naive() if sys.argv[1] == "naive" else _ray(Path("ray-folder"), None):
+with naive() if sys.argv[1] == "naive" else connected(Path("ray-folder"), None):
     try:
         if sys.argv[1] == "listeners":
             import psutil
