@@ -76,43 +76,37 @@ Address = Annotated[
     typer.Option(help="Address of a running Ray cluster; by default Ray starts on this machine."),
 ]
 
+
+def _place(kind: Any, help: str, default: str | None = None, *, name: str) -> Any:
+    option = typer.Option(
+        envvar=f"KDCURVE_{name}",
+        help=help,
+        show_default=default or True,
+        rich_help_panel="Where things live",
+    )
+    return Annotated[kind, option]
+
+
 # Every command takes these, so that `best NAME` looks where `search` wrote.
 _PLACES = {
-    "home": Annotated[
-        Path,
-        typer.Option(
-            envvar="KDCURVE_HOME",
-            help="Folder for the record, MLflow's files, caches and searches.",
-            rich_help_panel="Where things live",
-        ),
-    ],
-    "record": Annotated[
+    "home": _place(
+        Path, "Folder for the record, MLflow's files, caches and searches.", name="HOME"
+    ),
+    "record": _place(
         str | None,
-        typer.Option(
-            envvar="KDCURVE_RECORD",
-            help="SQLAlchemy URI of the record, e.g. postgresql://…",
-            show_default="HOME/record.db",
-            rich_help_panel="Where things live",
-        ),
-    ],
-    "tracking_uri": Annotated[
+        "SQLAlchemy URI of the record, e.g. postgresql://…",
+        "HOME/record.db",
+        name="RECORD",
+    ),
+    "tracking_uri": _place(
+        str | None, "MLflow tracking URI.", "HOME/mlflow.db", name="TRACKING_URI"
+    ),
+    "storage": _place(
         str | None,
-        typer.Option(
-            envvar="KDCURVE_TRACKING_URI",
-            help="MLflow tracking URI.",
-            show_default="HOME/mlflow.db",
-            rich_help_panel="Where things live",
-        ),
-    ],
-    "storage": Annotated[
-        str | None,
-        typer.Option(
-            envvar="KDCURVE_STORAGE",
-            help="Folder for caches and trial files, shared by all machines.",
-            show_default="HOME",
-            rich_help_panel="Where things live",
-        ),
-    ],
+        "Folder for caches and trial files, shared by all machines.",
+        "HOME",
+        name="STORAGE",
+    ),
     "verbose": Annotated[
         bool, typer.Option("--verbose", help="Show what libraries print, and tracebacks.")
     ],
