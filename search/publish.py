@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 class Answers:
     """What a search found, and where it lies."""
 
-    runs: "pd.DataFrame"
     curve: "pd.DataFrame"
     schedule: Schedule | None
     no_schedule: str | None
@@ -51,7 +50,6 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     except AnalysisError as error:
         no_schedule = str(error)
     answers = Answers(
-        runs,
         curve,
         schedule,
         no_schedule,

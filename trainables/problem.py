@@ -17,9 +17,6 @@ from trainables.pruning.methods import METHODS
 from trainables.pruning.select import keep
 from trainables.ridge import RidgeTraining
 from trainables.seeds import derive
-from trainables.sizes import describe, kept_samples, total_epochs
-
-__all__ = ["describe", "kept_samples", "open_training", "prepare", "total_epochs"]
 
 
 def prepare(artifact: Artifact, cache_folder: Path) -> dict[str, str]:

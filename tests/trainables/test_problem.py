@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import engine, problem
+from trainables import engine, problem, sizes
 from trainables.config import (
     ImageDataset,
     Recipe,
@@ -43,8 +43,8 @@ def test_a_trial_of_every_method_runs_on_prepared_artifacts(tmp_path, method):
     assert len(prepared) == (1 if method == "random" else 2)
     training = problem.open_training(config, tmp_path)
     assert training.objective == "val_accuracy"
-    assert training.epochs == problem.total_epochs(config) == 2
-    assert len(training.train_samples.labels) == problem.kept_samples(config) == 129
+    assert training.epochs == sizes.total_epochs(config) == 2
+    assert len(training.train_samples.labels) == sizes.kept_samples(config) == 129
     engine.train(training)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == prepared
 
@@ -82,5 +82,5 @@ def test_ridge_trials_open_through_the_same_door():
     config = _trial(dataset=RidgeDataset(name="ridge"), student="linear", teacher="linear")
     training = problem.open_training(config, Path("unused"))
     assert training.objective == "val_r2"
-    assert training.epochs == problem.total_epochs(config) == 2
+    assert training.epochs == sizes.total_epochs(config) == 2
     assert 0 < engine.train(training)["val_r2"] < 1
