@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import Postgres, UnavailableError, running
 
 ROOT = Path(__file__).parent.parent
 KDCURVE = Path(sys.executable).parent / "kdcurve"
@@ -56,6 +59,16 @@ def kdcurve(folder: Path, *arguments: str) -> Finished:
         timeout=400,
     )
     return Finished(folder, done.stdout, done.stderr, done.returncode)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, started for the first test that asks."""
+    try:
+        with running() as server:
+            yield server
+    except UnavailableError as reason:
+        pytest.skip(f"PostgreSQL cannot run here: {reason}")
 
 
 @pytest.fixture(scope="session")
