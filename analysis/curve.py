@@ -1,6 +1,6 @@
 """The answer per context: the best KD weight, its interval and what it gains."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,12 +8,12 @@ import numpy as np
 from analysis.errors import AnalysisError, known
 from analysis.estimators import ESTIMATORS, Answer, Estimate, Trials
 from analysis.runs import load_runs
-from trainables.record import CONTEXT_PARAMS, Outcome
+from trainables.record import CONTEXT_PARAMS, Outcome, curve_metric, curve_step
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ESTIMATORS", "best", "context_columns", "fit_curve", "fitted_lines"]
+__all__ = ["ESTIMATORS", "best", "context_columns", "curve_points", "fit_curve", "fitted_lines"]
 
 ORDER = ("dataset", "student", "method", "teacher", "teacher_fraction", "temperature", "fraction")
 """How the rows of a curve are sorted."""
@@ -214,3 +214,19 @@ def _only(runs: "pd.DataFrame", column: str, value: str | float) -> "pd.DataFram
 def _tally(runs: "pd.DataFrame") -> str:
     outcomes = runs["outcome"].fillna("running").value_counts()
     return ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()) or "no trial recorded"
+
+
+def curve_points(
+    rows: Iterable[Mapping[str, Any]], tuned: Collection[str]
+) -> Iterator[tuple[str, float, int]]:
+    """A curve as MLflow plots it: metric name, best KD weight, step.
+
+    Args:
+        rows: of a curve, as dictionaries; those without an answer are left out.
+        tuned: parameters chosen within each context: a method or teacher that was tuned has
+            one curve, whichever was best where.
+    """
+    for row in rows:
+        if (weight := row["kd_weight"]) is not None and weight == weight:  # noqa: PLR0124  (NaN)
+            names = ("tuned" if key in tuned else row[key] for key in ("method", "teacher"))
+            yield curve_metric(*names), weight, curve_step(row["fraction"])

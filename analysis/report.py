@@ -148,7 +148,8 @@ def _provenance(
         "training time, all trials": f"{hours:.2f} hours",
         **more,
     }
-    return {name: str(value) for name, value in rows.items() if value == value}  # noqa: PLR0124  (NaT)
+    known = {name: value for name, value in rows.items() if value is not None}
+    return {name: str(value) for name, value in known.items() if value == value}  # noqa: PLR0124  (NaT)
 
 
 def _inline(text: str, name: str) -> Markup:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from analysis.errors import AnalysisError, nearest
+from analysis.secrets import redacted
 from trainables import record
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         `score` (the objective's last value), `seconds` (of training), `start_time`,
         `end_time` (UTC). `attrs` holds `search`, `objective`, `tuned` (names),
         `kd_weight_range` (lowest and highest tuned; 0 is run besides), `state`, `parent_run_id`
-        and `tracking_uri`.
+        and `tracking_uri` (without its password).
 
     Raises:
         AnalysisError: the store does not answer or does not exist, there is no such search,
@@ -52,10 +53,11 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         from mlflow.tracking import MlflowClient  # noqa: PLC0415
 
         client = MlflowClient(tracking_uri=tracking_uri)
+        where = redacted(tracking_uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
             raise AnalysisError(
-                f"no search named {name!r} at {tracking_uri}: {nearest(name, _searches(client))}"
+                f"no search named {name!r} at {where}: {nearest(name, _searches(client))}"
             )
         _require_schema(name, experiment.tags.get(record.TAG_SCHEMA))
         runs = list(_all_runs(client, experiment.experiment_id))
@@ -63,10 +65,10 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
     parents = [run for run in runs if run.data.tags.get(record.TAG_KIND) == record.Kind.SEARCH]
     trials = [run for run in runs if run.data.tags.get(record.TAG_KIND) == record.Kind.TRIAL]
     if not parents:
-        raise AnalysisError(f"search {name!r} at {tracking_uri} has no parent run: nothing started")
+        raise AnalysisError(f"search {name!r} at {where} has no parent run: nothing started")
     parent = max(parents, key=lambda run: run.info.start_time)
     objective = parent.data.tags.get(record.TAG_OBJECTIVE, record.VAL_ACCURACY)
-    frame = _frame([_row(run, objective) for run in trials])
+    frame = tidy([_row(run, objective) for run in trials])
     frame.attrs = {
         "search": name,
         "objective": objective,
@@ -74,7 +76,7 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         "kd_weight_range": _range(parent.data.tags.get(record.TAG_KD_WEIGHT_RANGE, "0,1")),
         "state": parent.data.tags.get(record.TAG_STATE),
         "parent_run_id": parent.info.run_id,
-        "tracking_uri": tracking_uri,
+        "tracking_uri": where,
     }
     return frame
 
@@ -105,7 +107,13 @@ def _row(run: "Run", objective: str) -> dict[str, object]:
     }
 
 
-def _frame(rows: list[dict[str, object]]) -> "pd.DataFrame":
+def tidy(rows: list[dict[str, object]]) -> "pd.DataFrame":
+    """Rows of trials as the table of `load_runs`, without its `attrs`.
+
+    Args:
+        rows: values by column; `start_time` and `end_time` in milliseconds since 1970. Of two
+            rows of one trial the one that ended stays, of two that did the newer.
+    """
     import pandas as pd  # noqa: PLC0415  (half a second, not paid for a wrong address)
 
     dtypes = {
@@ -182,8 +190,8 @@ def require_server(tracking_uri: str) -> None:
             socket.create_connection(address, timeout=PROBE_S).close()
         except (OSError, ValueError) as error:
             raise AnalysisError(
-                f"MLflow at {without_password(tracking_uri)} does not answer: {error}"
-            ) from None
+                f"MLflow at {redacted(tracking_uri)} does not answer: {error}"
+            ) from error
 
 
 def _is_direct(scheme: str, host: str) -> bool:
@@ -199,12 +207,6 @@ def _one_line_errors(tracking_uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         # MLflow, SQLAlchemy and requests each raise their own, with pages of text.
-        line = str(error).strip().partition("\n")[0][:300]
-        uri = without_password(tracking_uri)
+        line = redacted(str(error).strip().partition("\n")[0])[:300]
+        uri = redacted(tracking_uri)
         raise AnalysisError(f"MLflow at {uri} cannot be read: {line}") from error
-
-
-def without_password(uri: str) -> str:
-    """A URI as it may be shown."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import inspect
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from search.printing import (
 from trainables.record import Outcome, SearchState
 
 if TYPE_CHECKING:
+    from search.journal import Journal
     from search.launch import SearchResult
     from search.ledger import Ledger
 
@@ -195,19 +197,44 @@ def _refuse_taken(name: str, places: Places) -> None:
 
 
 @command
-def resume(name: Name, places: Places, verbose: bool, address: Address = None) -> None:
-    """Go on with a search that was interrupted.
+def resume(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this file: the search with more contexts, seeds or budget."),
+    ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="The process that ran it, on another machine, is gone for good."
+        ),
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Go on with a search that was interrupted, or extend it.
 
     Example: `kdcurve resume demo`
     """
-    from search import launch  # noqa: PLC0415
+    from search.specfile import load_spec  # noqa: PLC0415
 
     _ledger(name, places)
+    extended = load_spec(file, name) if file else None
+    from search import launch  # noqa: PLC0415
+
     _follow(
         name,
         places,
         verbose,
-        lambda watcher: launch.resume(name, places, address=address, watcher=watcher),
+        lambda watcher: launch.resume(
+            name,
+            places,
+            extended=extended,
+            take_over=take_over,
+            address=address,
+            watcher=watcher,
+        ),
     )
 
 
@@ -216,18 +243,12 @@ def _follow(
 ) -> None:
     """Run or resume under the display, then print the answers and what to do next."""
     from search.display import Display, quiet  # noqa: PLC0415
-    from search.publish import publish  # noqa: PLC0415
 
     places.make()
     log_file = places.folder(name) / "kdcurve.log"
-    answers = None
-    problem = None
     with quiet(log_file, verbose=verbose) as console:
         result = carry_out(Display(console))
-        try:
-            answers = publish(result.ledger, places)
-        except AnalysisError as error:
-            problem = str(error)
+    answers = result.answers
     out.print()
     if answers is not None and answers.curve["kd_weight"].isna().all():
         out.print("No context has enough complete trials for an answer yet.")
@@ -235,13 +256,11 @@ def _follow(
     if answers is not None:
         print_answers(answers.curve)
     out.print(outcome_line(result.ledger))
-    for trial in result.ledger.trials.values():
-        if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
-            out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
-    if not result.delivered:
+    _print_failures(result.ledger)
+    if result.undelivered:
         out.print(
-            f"Not all of the record reached MLflow ({log_file} says why); "
-            f"{next_command('resume', name, places)} delivers the rest.",
+            f"Not all of the record reached MLflow: {result.undelivered}. "
+            f"{next_command('sync', name, places)} delivers the rest.",
             markup=False,
             soft_wrap=True,
         )
@@ -252,8 +271,14 @@ def _follow(
             f"the search was interrupted; its {ended} ended trials are recorded. "
             f"Go on with: {next_command('resume', name, places)}"
         )
-    if problem is not None:
-        raise KdcurveError(problem)
+    if result.no_answers is not None:
+        raise KdcurveError(result.no_answers)
+
+
+def _print_failures(ledger: "Ledger") -> None:
+    for trial in ledger.trials.values():
+        if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
+            out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
 
 
 @command
@@ -265,12 +290,10 @@ def status(name: Name, places: Places, verbose: bool) -> None:
     from search.display import progress_line  # noqa: PLC0415
 
     ledger = _ledger(name, places)
-    state, since = _state(ledger)
-    out.print(f"{name}: {state}{since}")
+    state = _state(ledger.journal, name)
+    out.print(f"{name}: {state}", markup=False, soft_wrap=True)
     out.print(progress_line(ledger.spec, ledger, ledger.active_s), markup=False, soft_wrap=True)
-    for trial in ledger.trials.values():
-        if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
-            out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
+    _print_failures(ledger)
 
 
 def _ledger(name: str, places: Places) -> "Ledger":
@@ -284,14 +307,20 @@ def _ledger(name: str, places: Places) -> "Ledger":
     return Ledger(journal, name)
 
 
-def _state(ledger: "Ledger") -> tuple[str, str]:
-    """State of a search, and how long a running one has been silent."""
+def _state(journal: "Journal", name: str) -> str:
+    """Where a search stands, and for one that is not halted, who runs it."""
     from search.display import duration  # noqa: PLC0415
+    from search.journal import EventKind  # noqa: PLC0415
+    from search.lease import running  # noqa: PLC0415
 
-    if ledger.state is not SearchState.RUNNING:
-        return str(ledger.state), ""
-    silent = datetime.now().timestamp() - (ledger.last or 0)  # noqa: DTZ005  (a difference)
-    return str(ledger.state), f", last event {duration(silent)} ago"
+    turn = journal.milestones(name)[-1]
+    if turn.kind is EventKind.CLOSED:
+        return str(turn.data["state"])
+    holder = running(journal).get(name)
+    if holder is None:
+        return "interrupted (its process is gone)"
+    silent = time.time() - journal.newest(name).time
+    return f"running ({holder}, last event {duration(silent)} ago)"
 
 
 @command
@@ -300,19 +329,20 @@ def list_(places: Places, verbose: bool) -> None:
 
     Example: `kdcurve list`
     """
-    from search.journal import Journal  # noqa: PLC0415
-    from search.ledger import Ledger  # noqa: PLC0415
+    from search.journal import EventKind, Journal  # noqa: PLC0415
+    from search.specfile import parse_spec  # noqa: PLC0415
 
     journal = Journal(places.record, create=False)
     table = Table("search", "state", "trials ended", "started", box=None, pad_edge=False)
     for name in journal.searches():
-        ledger = Ledger(journal, name)
-        started = datetime.fromtimestamp(ledger.started or 0).astimezone()
-        ended = len(ledger.trials) - len(ledger.unfinished())
+        first, *_ = starts = [e for e in journal.milestones(name) if "spec" in e.data]
+        spec = parse_spec(starts[-1].data["spec"], f"the recorded search {name!r}")
+        started = datetime.fromtimestamp(first.time).astimezone()
+        ended = journal.count(name, EventKind.ENDED)
         table.add_row(
             name,
-            "".join(_state(ledger)),
-            f"{ended} of {ledger.spec.trials}",
+            _state(journal, name),
+            f"{ended} of {spec.trials}",
             started.strftime("%Y-%m-%d %H:%M"),
         )
     out.print(table)

@@ -66,11 +66,13 @@ def next_slot(spec: SearchSpec, known: Mapping[str, Sequence[TrialState]]) -> Sl
         known: trials proposed so far, ended or not, by context key.
     """
     context = min(spec.context_list, key=lambda c: len(known.get(c.key, ())))
-    index = len(known.get(context.key, ()))
-    if index >= spec.budget.trials_per_context:
+    trials = known.get(context.key, ())
+    if len(trials) >= spec.budget.trials_per_context:
         return None
-    start = start_trials(spec)
-    if index < start:
-        block, position = divmod(index, START_POINTS)
-        return Slot(context, index, block, start_values(spec, position, block))
-    return Slot(context, index, (index - start) % seeds_used(spec), None)
+    # Counted, not read off the index: a search that was extended by further seeds owes them
+    # a start of their own, after trials that the sampler chose.
+    started = sum(trial.start_design for trial in trials)
+    if started < start_trials(spec):
+        block, position = divmod(started, START_POINTS)
+        return Slot(context, len(trials), block, start_values(spec, position, block))
+    return Slot(context, len(trials), (len(trials) - started) % seeds_used(spec), None)

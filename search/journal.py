@@ -4,7 +4,7 @@ Everything else (Optuna's studies, the rungs, MLflow's runs, the display) is der
 from these events and can be rebuilt from them.
 """
 
-import re
+import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.schema import CreateIndex, CreateTable
 
+from analysis.secrets import redacted
 from search.errors import KdcurveError, UsageError
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 LOCK_S = 60.0
 """How long a write waits for another process that holds an SQLite record."""
+_CREATE_TRIES = 3
 
 
 class EventKind(StrEnum):
@@ -29,34 +32,59 @@ class EventKind(StrEnum):
     PLANNED = "planned"
     """The search began (spec, versions, git_commit, hardware)."""
     RESUMED = "resumed"
-    """The search was taken up again."""
+    """The search was taken up again (spec, if it was extended)."""
     PREPARED = "prepared"
-    """A teacher or scores are there (key, metadata)."""
+    """A teacher or scores are there (key, artifact, metadata, seconds)."""
     PROPOSED = "proposed"
     """A trial was decided on (context, values, seed, start_design)."""
     STARTED = "started"
     """A worker took a trial up."""
     REPORTED = "reported"
     """An epoch is done (epoch, metrics)."""
+    CHECKPOINTED = "checkpointed"
+    """A trial can be taken up again from here (epoch, path)."""
     RUNG = "rung"
-    """The scheduler decided at a rung (epoch, stop)."""
+    """The scheduler decided at a rung (epoch, score, stop)."""
     ENDED = "ended"
     """A trial ended (outcome, reason)."""
-    ANSWER = "answer"
-    """The curve was fitted (curve)."""
     CLOSED = "closed"
     """The search came to a halt (state)."""
+    ANSWER = "answer"
+    """The curve was fitted (curve)."""
+
+
+Entry = tuple[EventKind, int | None, dict[str, Any]]
+"""An event before it is recorded: its kind, the trial it is about, its data."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One fact. `id` orders all events; `time` is in seconds since the epoch."""
+    """One fact. `number` orders the events of a search, from 1; `time` is in seconds since 1970."""
 
-    id: int
+    number: int
     time: float
     kind: EventKind
     trial: int | None
     data: dict[str, Any]
+
+
+def numbered(entries: Iterable[Entry], after: int) -> list[Event]:
+    """Make events of entries, now, numbered from `after + 1`."""
+    now = time.time()
+    return [Event(after + i, now, *entry) for i, entry in enumerate(entries, start=1)]
+
+
+class _Json(sa.TypeDecorator[Any]):
+    """JSON as text: a metric may be NaN, which PostgreSQL's own JSON type refuses."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
+        return json.dumps(value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return json.loads(value)
 
 
 _metadata = sa.MetaData()
@@ -65,25 +93,51 @@ _events = sa.Table(
     _metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("search", sa.String(200), nullable=False),
+    sa.Column("number", sa.Integer),
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("kind", sa.String(20), nullable=False),
     sa.Column("trial", sa.Integer),
-    sa.Column("data", sa.JSON, nullable=False),
-    sa.Index("kdcurve_events_by_search", "search", "id"),
+    sa.Column("data", _Json, nullable=False),
+    # Two writers of one search would use a number twice: the later one is refused.
+    sa.Index("kdcurve_events_by_number", "search", "number", unique=True),
 )
 _meta = sa.Table(
     "kdcurve_journal",
     _metadata,
     sa.Column("version", sa.Integer, primary_key=True),
 )
+leases = sa.Table(
+    "kdcurve_leases",
+    _metadata,
+    sa.Column("search", sa.String(200), primary_key=True),
+    sa.Column("holder", sa.String(40), nullable=False),
+    sa.Column("machine", sa.String(300), nullable=False),
+    sa.Column("host", sa.String(300), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("born", sa.Float, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("renewed", sa.Float, nullable=False),
+)
+"""Who runs which search now; see `search.lease`."""
+
+_UPGRADES = {
+    # Version 1 ordered events by an id shared by all searches.
+    1: (
+        "ALTER TABLE kdcurve_events ADD COLUMN number INTEGER",
+        "UPDATE kdcurve_events SET number = (SELECT COUNT(*) FROM kdcurve_events AS earlier "
+        "WHERE earlier.search = kdcurve_events.search AND earlier.id <= kdcurve_events.id)",
+        "DROP INDEX IF EXISTS kdcurve_events_by_search",
+    ),
+}
+"""What brings a record from a version to the next."""
 
 
-def _durable_but_quick(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    # With a write-ahead log a commit survives the death of the process without
-    # waiting for the disk; readers never block the writer.
+def _durable(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # With a write-ahead log readers never block the writer; FULL hands every commit to the
+    # disk, which costs nothing here: commits are batched, in a thread of their own.
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
 
@@ -91,7 +145,7 @@ class Journal:
     """Append and read events of all searches in one database.
 
     Args:
-        uri: SQLAlchemy URI, e.g. ``sqlite:///record.db``.
+        uri: SQLAlchemy URI, e.g. ``sqlite:///record.db`` or ``postgresql://user@host/db``.
         create: make the tables if they are missing; a reader leaves them alone.
 
     Raises:
@@ -100,68 +154,114 @@ class Journal:
 
     def __init__(self, uri: str, *, create: bool = True) -> None:
         self.uri = uri
+        shown = redacted(uri)
         try:
             url = sa.make_url(uri)
-            patience = {"timeout": LOCK_S} if url.get_backend_name() == "sqlite" else {}
-            self._engine = sa.create_engine(url, connect_args=patience)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
-            shown = re.sub(r"://[^/]*@", "://***@", uri)  # as it stands, it may hold a password
-            cause = str(error).splitlines()[0]
+            if url.drivername == "postgresql":
+                url = url.set(drivername="postgresql+psycopg")
+            sqlite = url.get_backend_name() == "sqlite"
+            # A server may restart between two commits: ask before a connection is used again.
+            options = {"connect_args": {"timeout": LOCK_S}} if sqlite else {"pool_pre_ping": True}
+            self.engine = sa.create_engine(url, **options)
+        except ImportError as error:
+            raise KdcurveError(
+                f"--record {shown!r} needs a driver that is not installed ({error}); "
+                "for PostgreSQL: pip install 'kdcurve[postgres]'"
+            ) from error
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
+            cause = str(error).splitlines()[0].replace(uri, shown)
             raise KdcurveError(f"--record {shown!r} is not a database URI: {cause}") from error
-        shown = url.render_as_string(hide_password=True)
-        if url.get_backend_name() == "sqlite":
+        if sqlite:
             if not create and not Path(url.database or "").exists():
                 raise KdcurveError(f"there is no record at {shown}; no search was started there")
-            sa.event.listen(self._engine, "connect", _durable_but_quick)
+            sa.event.listen(self.engine, "connect", _durable)
         try:
             if create:
                 self._create()
-            with self._engine.connect() as connection:
+            with self.engine.connect() as connection:
                 version = connection.execute(sa.select(_meta.c.version)).scalar_one()
         except sa.exc.SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise KdcurveError(f"cannot open the record {shown}: {cause}") from error
+            raise KdcurveError(f"cannot open the record {shown}: {cause_of(error)}") from error
         if version > JOURNAL_VERSION:
             raise KdcurveError(
                 f"the record {shown} was written by a newer kdcurve (version {version}; "
                 f"this one reads up to {JOURNAL_VERSION}): upgrade kdcurve"
             )
+        if version < JOURNAL_VERSION:
+            self._upgrade(version)
 
     def _create(self) -> None:
-        _metadata.create_all(self._engine)
-        with self._engine.begin() as connection:
-            if connection.execute(sa.select(_meta)).first() is None:
-                connection.execute(_meta.insert().values(version=JOURNAL_VERSION))
+        """Make what is missing; several processes may be at it at once."""
+        for left in reversed(range(_CREATE_TRIES)):
+            try:
+                with self.engine.begin() as connection:
+                    fresh = not sa.inspect(connection).has_table(_meta.name)
+                    for table in (_meta, _events):
+                        connection.execute(CreateTable(table, if_not_exists=True))
+                    if fresh:
+                        self._complete(connection)
+                        connection.execute(_meta.insert().values(version=JOURNAL_VERSION))
+            except (sa.exc.IntegrityError, sa.exc.ProgrammingError):
+                if not left:  # the other process was first: look again
+                    raise
+            else:
+                return
 
-    def append(
-        self, search: str, events: Iterable[tuple[EventKind, int | None, dict[str, Any]]]
-    ) -> list[Event]:
-        """Write events in one transaction and return them with their ids."""
-        now = time.time()
-        written = []
+    def _complete(self, connection: sa.Connection) -> None:
+        """Make what version 1 did not have."""
+        connection.execute(CreateTable(leases, if_not_exists=True))
+        for index in _events.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
+
+    def _upgrade(self, version: int) -> None:
+        with self.engine.begin() as connection:
+            for statement in _UPGRADES[version]:
+                connection.execute(sa.text(statement))
+            self._complete(connection)
+            connection.execute(_meta.update().values(version=version + 1))
+
+    def append(self, search: str, entries: Iterable[Entry]) -> list[Event]:
+        """Write events in one transaction, numbered after those that are there.
+
+        Raises:
+            KdcurveError: the database refuses them; none is written.
+        """
+        events = numbered(entries, self.last_number(search))
         try:
-            with self._engine.begin() as connection:
-                for kind, trial, data in events:
-                    row = {"search": search, "time": now, "kind": kind, "trial": trial}
-                    result = connection.execute(_events.insert(), {**row, "data": data})
-                    primary_key = result.inserted_primary_key
-                    assert primary_key is not None  # noqa: S101  (every database of ours has one)
-                    written.append(Event(primary_key[0], now, kind, trial, data))
-        except sa.exc.SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise KdcurveError(f"cannot write to the record: {cause}") from error
-        return written
+            self.write(search, events)
+        except (sa.exc.SQLAlchemyError, TypeError) as error:
+            raise KdcurveError(f"cannot write to the record: {cause_of(error)}") from error
+        return events
 
-    def events(self, search: str, after: int = 0) -> Iterator[Event]:
-        """Events of a search in order, those with an id above `after`."""
-        query = (
-            sa.select(_events)
-            .where(_events.c.search == search, _events.c.id > after)
-            .order_by(_events.c.id)
-        )
-        with self._engine.connect() as connection:
+    def write(self, search: str, events: Iterable[Event]) -> None:
+        """Write numbered events in one transaction.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: another process wrote some of these numbers.
+            sqlalchemy.exc.SQLAlchemyError: the database refuses them.
+        """
+        rows = [{"search": search, **vars(event)} for event in events]
+        if rows:
+            with self.engine.begin() as connection:
+                connection.execute(_events.insert(), rows)
+
+    def events(self, search: str, after: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """Events of a search in order, at most `limit` with a number above `after`."""
+        yield from self._read(_events.c.search == search, _events.c.number > after, limit=limit)
+
+    def _read(
+        self, *conditions: sa.ColumnElement[bool], limit: int | None = None
+    ) -> Iterator[Event]:
+        query = sa.select(_events).where(*conditions).order_by(_events.c.number).limit(limit)
+        with self.engine.connect() as connection:
             for row in connection.execute(query):
-                yield Event(row.id, row.time, EventKind(row.kind), row.trial, row.data)
+                yield Event(row.number, row.time, EventKind(row.kind), row.trial, row.data)
+
+    def last_number(self, search: str) -> int:
+        """Number of a search's newest event, 0 if it has none."""
+        query = sa.select(sa.func.max(_events.c.number)).where(_events.c.search == search)
+        with self.engine.connect() as connection:
+            return connection.execute(query).scalar() or 0
 
     def searches(self) -> list[str]:
         """Names of all searches, in the order they began."""
@@ -171,12 +271,38 @@ class Journal:
             .group_by(_events.c.search)
             .order_by(sa.func.min(_events.c.id))
         )
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return list(connection.execute(query).scalars())
+
+    def milestones(self, search: str) -> list[Event]:
+        """The few events that say where a search stands: its starts and halts."""
+        kinds = (EventKind.PLANNED, EventKind.RESUMED, EventKind.CLOSED)
+        return list(self._read(_events.c.search == search, _events.c.kind.in_(kinds)))
+
+    def newest(self, search: str) -> Event:
+        """A search's last event."""
+        number = self.last_number(search)
+        return next(self._read(_events.c.search == search, _events.c.number == number))
+
+    def count(self, search: str, kind: EventKind) -> int:
+        """How many events of a kind a search has."""
+        query = sa.select(sa.func.count()).where(_events.c.search == search, _events.c.kind == kind)
+        with self.engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def delete(self, search: str) -> None:
+        """Forget a search."""
+        with self.engine.begin() as connection:
+            connection.execute(_events.delete().where(_events.c.search == search))
 
     def close(self) -> None:
         """Release the database."""
-        self._engine.dispose()
+        self.engine.dispose()
+
+
+def cause_of(error: Exception) -> str:
+    """The first line of what a database says, without SQLAlchemy's account of the statement."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
 def check_name(journal: Journal, name: str) -> None:

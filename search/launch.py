@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,26 @@ from types import FrameType
 from typing import Any, Protocol
 
 import ray
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig
 
+from analysis.errors import AnalysisError
 from search.cluster import concurrent_trials, connected
 from search.errors import KdcurveError
+from search.extension import check_extension
 from search.journal import EventKind, Journal, check_name
 from search.ledger import Ledger
 from search.places import Places
 from search.plan import counted, shared_artifacts
+from search.publish import Answers, publish
 from search.recorder import Recorder
 from search.scheduler import ContextAsha, InOrder
 from search.searcher import CurveSearcher
 from search.space import SearchSpec
 from search.studies import Studies
 from search.tracking import Delivery
+from search.writer import Writer, writing
 from trainables.config import Artifact
 from trainables.problem import prepare
 from trainables.record import SearchState
@@ -39,9 +44,8 @@ from trainables.trial import DistillationTrial, pin_threads
 
 logger = logging.getLogger(__name__)
 
-DELIVERY_NOTICE_S = 5.0
-DELIVERY_TIMEOUT_S = 115.0
-"""How long the end of a search waits for MLflow, before and after saying so."""
+DELIVERY_TIMEOUT_S = 120.0
+"""How long the end of a search waits for MLflow."""
 _PACKAGES = ("kdcurve", "torch", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -73,8 +77,11 @@ class SearchResult:
     name: str
     state: SearchState
     ledger: Ledger
-    delivered: bool
-    """Whether all of the record reached MLflow."""
+    answers: Answers | None
+    no_answers: str | None
+    """Why there are no answers, if there are none."""
+    undelivered: str | None
+    """Why not all of the record reached MLflow, if it did not."""
 
 
 def run(
@@ -100,67 +107,83 @@ def run(
     """
     places = places or Places.at()
     watcher = watcher or Silent()
-    with _alone(places, spec.name):
-        with _one_at_a_time(places):
-            journal = Journal(places.record)
-            check_name(journal, spec.name)
-            delivery = Delivery(journal, spec, places)
-        delivery.check()
-        ledger = Ledger(journal, spec.name)
-        with connected(places.folder(spec.name), address), _stopping_cleanly(watcher):
-            concurrent = concurrent_trials(spec)
-            # From here on the name is taken: all that can be refused has been refused.
-            ledger.record(
-                EventKind.PLANNED,
-                spec=spec.model_dump(mode="json", exclude_none=True),
-                versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-                git_commit=_git_commit(),
-                hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
-            )
-            return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
+    places.make()
+    with _one_at_a_time(places):
+        journal = Journal(places.record)
+        check_name(journal, spec.name)
+        delivery = Delivery(journal, spec, places, watcher.say)
+        notice = delivery.check(new=True)
+    with (
+        writing(journal, spec.name, places.folder(spec.name)) as writer,
+        connected(places.folder(spec.name), address),
+        _stopping_cleanly(watcher),
+    ):
+        check_name(journal, spec.name)  # again, now that no other process can take it
+        concurrent = concurrent_trials(spec)
+        if notice:
+            watcher.say(notice)
+        ledger = Ledger(journal, spec.name, writer.append)
+        # From here on the name is taken: all that can be refused has been refused.
+        ledger.record(
+            EventKind.PLANNED,
+            spec=_plain(spec),
+            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+            git_commit=_git_commit(),
+            hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
+        )
+        return _carry_out(places, ledger, writer, delivery, concurrent, watcher)
 
 
 def resume(
     name: str,
     places: Places | None = None,
     *,
+    extended: SearchSpec | None = None,
+    take_over: bool = False,
     address: str | None = None,
     watcher: Watcher | None = None,
 ) -> SearchResult:
     """Go on with a search that was interrupted; nothing that finished is repeated.
 
-    Trials that were under way are trained again from their start.
+    Trials that were under way go on from their newest checkpoint.
+
+    Args:
+        name: of the search.
+        places: where things live; ``./kdcurve-data`` by default.
+        extended: the same search with more contexts, seeds or budget; it then goes on with that,
+            even if it was complete.
+        take_over: break the lease of a process on another machine that is gone for good.
+        address: of a running Ray cluster; by default Ray is started on this machine.
+        watcher: follows the progress.
 
     Raises:
-        KdcurveError: there is no such search, or one of the places cannot be used.
+        UsageError: what is extended would not be comparable to what was run.
+        KdcurveError: there is no such search, another process runs it, or one of the places
+            cannot be used.
     """
     places = places or Places.at()
     watcher = watcher or Silent()
-    with _alone(places, name):
-        with _one_at_a_time(places):
-            ledger = Ledger(Journal(places.record), name)
-            spec = ledger.spec
-            delivery = Delivery(ledger.journal, spec, places)
-        delivery.check()
-        with connected(places.folder(spec.name), address), _stopping_cleanly(watcher):
-            concurrent = concurrent_trials(spec)
-            ledger.record(EventKind.RESUMED)
-            return _carry_out(spec, places, ledger, delivery, concurrent, watcher)
-
-
-@contextlib.contextmanager
-def _alone(places: Places, name: str) -> Iterator[None]:
-    """Refuse a second process that runs the same search from this home."""
     places.make()
-    folder = places.folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise KdcurveError(
-            f"another process runs the search {name!r}; see kdcurve status {name}"
-        ) from error
+    with _one_at_a_time(places):
+        journal = Journal(places.record)
+        spec = Ledger(journal, name).spec
+        if extended is not None:
+            check_extension(spec, extended)
+            spec = extended
+        delivery = Delivery(journal, spec, places, watcher.say)
+        notice = delivery.check()
+    with (
+        writing(journal, name, places.folder(name), take_over=take_over) as writer,
+        connected(places.folder(name), address),
+        _stopping_cleanly(watcher),
+    ):
+        concurrent = concurrent_trials(spec)
+        if notice:
+            watcher.say(notice)
+        ledger = Ledger(journal, name, writer.append)
+        changed: dict[str, Any] = {} if extended is None else {"spec": _plain(extended)}
+        ledger.record(EventKind.RESUMED, None, **changed)
+        return _carry_out(places, ledger, writer, delivery, concurrent, watcher)
 
 
 @contextlib.contextmanager
@@ -171,14 +194,16 @@ def _one_at_a_time(places: Places) -> Iterator[None]:
 
 
 def _carry_out(
-    spec: SearchSpec,
     places: Places,
     ledger: Ledger,
+    writer: Writer,
     delivery: Delivery,
     concurrent: int,
     watcher: Watcher,
 ) -> SearchResult:
+    spec = ledger.spec
     state = SearchState.FAILED
+    writer.flush()
     delivery.start()
     try:
         _prepare(spec, places, ledger, watcher)
@@ -189,14 +214,39 @@ def _carry_out(
     except KeyboardInterrupt:
         state = SearchState.INTERRUPTED
     finally:
-        try:
-            ledger.record(EventKind.CLOSED, state=state)
-        finally:
-            delivered = delivery.finish(DELIVERY_NOTICE_S)
-            if not delivered:
-                watcher.say("delivering what is left to MLflow")
-                delivered = delivery.finish(DELIVERY_TIMEOUT_S)
-    return SearchResult(spec.name, state, ledger, delivered)
+        ledger.record(EventKind.CLOSED, state=state)
+        answers, no_answers = _answer(ledger, places)
+        undelivered = _deliver_rest(ledger, writer, delivery, watcher)
+    return SearchResult(spec.name, state, ledger, answers, no_answers, undelivered)
+
+
+def _answer(ledger: Ledger, places: Places) -> tuple[Answers | None, str | None]:
+    try:
+        return publish(ledger, places), None
+    except (AnalysisError, OSError) as error:
+        return None, str(error)
+
+
+def _deliver_rest(
+    ledger: Ledger, writer: Writer, delivery: Delivery, watcher: Watcher
+) -> str | None:
+    """Wait for MLflow; returns why it does not have all, if so."""
+    ended = len(ledger.trials) - len(ledger.unfinished())
+
+    def waiting() -> None:
+        watcher.say(
+            f"delivering to MLflow: {delivery.delivered} of {ended} trials, waiting up to "
+            f"{DELIVERY_TIMEOUT_S:.0f} s (Ctrl-C leaves the rest to kdcurve sync)"
+        )
+
+    try:
+        writer.flush()
+        if delivery.finish(DELIVERY_TIMEOUT_S, waiting):
+            return None
+    except KeyboardInterrupt:
+        return "delivery was cut off"
+    refused = [f"{name}: {why}" for name, why in delivery.refused.items()]
+    return delivery.failure or "; ".join(refused) or "its time was over"
 
 
 @contextlib.contextmanager
@@ -248,22 +298,31 @@ def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher)
         for future in done:
             artifact = waiting.pop(future)
             try:
-                metadata = ray.get(future)
+                metadata, seconds = ray.get(future)
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error
                 raise KdcurveError(
                     f"could not prepare the {artifact.label}: {type(cause).__name__}: {cause}; "
                     "a changed search file needs another name"
                 ) from error
-            ledger.record(EventKind.PREPARED, key=artifact.key, metadata=metadata)
+            if artifact.key not in ledger.prepared:
+                ledger.record(
+                    EventKind.PREPARED,
+                    key=artifact.key,
+                    artifact=artifact.model_dump(mode="json", exclude={"dataset"}),
+                    metadata=metadata,
+                    seconds=seconds,
+                )
             watcher.say(f"  {artifact.label}{_accuracy(metadata)}")
 
 
 def _prepare_one(
     artifact: dict[str, Any], kind: type[Artifact], cache: Path, cpus: float
-) -> dict[str, str]:
+) -> tuple[dict[str, str], float]:
+    """Metadata of what was made or found in the cache, and the seconds that took."""
     pin_threads(cpus)
-    return prepare(kind.model_validate(artifact), cache)
+    began = time.perf_counter()
+    return prepare(kind.model_validate(artifact), cache), time.perf_counter() - began
 
 
 def _accuracy(metadata: dict[str, str]) -> str:
@@ -275,23 +334,25 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     """Let Tune run the trials that are left."""
     objective = spec.objective
     resources = spec.resources
-    searcher = CurveSearcher(
-        spec, ledger, Studies(spec, places.folder(spec.name) / "optuna.journal")
-    )
+    studies = Studies(spec, places.optuna(spec.name))
+    searcher = CurveSearcher(spec, ledger, studies)
     scheduler = (
         InOrder() if spec.early_stopping.name == "none" else ContextAsha(spec, ledger, objective)
     )
     left = spec.trials - len(ledger.trials) + len(ledger.unfinished())
     if not left:
         return
-    folder = places.tune / spec.name
+    folder, checkpoints = places.tune / spec.name, places.checkpoints / spec.name
     shutil.rmtree(folder, ignore_errors=True)
+    totals = {context.key: spec.total_epochs(context) for context in spec.context_list}
     tuner = tune.Tuner(
         tune.with_resources(DistillationTrial, {"cpu": resources.cpu, "gpu": resources.gpu}),
         param_space={
             "objective": objective,
             "cache": str(places.cache),
             "cpus": resources.cpu,
+            "checkpoints": str(checkpoints),
+            "checkpoint_every_s": spec.checkpoint_every_s,
         },
         tune_config=tune.TuneConfig(
             metric=objective,
@@ -306,7 +367,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
         run_config=RunConfig(
             name=spec.name,
             storage_path=str(places.tune),
-            callbacks=[Recorder(ledger, {c.key: spec.total_epochs(c) for c in spec.context_list})],
+            callbacks=[Recorder(ledger, totals, checkpoints)],
             checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=FailureConfig(max_failures=0),
             verbose=0,
@@ -320,8 +381,14 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGUSR1, before)  # Tune leaves its own behind
+    studies.sync_all(ledger.by_context)
     if not ledger.unfinished():
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _plain(spec: SearchSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_none=True)
 
 
 def _git_commit() -> str | None:

@@ -4,13 +4,14 @@ The same code applies an event when it happens and when a search is read back, s
 what is shown, resumed or delivered never differs from what is recorded.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from search.errors import KdcurveError
-from search.journal import Event, EventKind, Journal
+from search.journal import Entry, Event, EventKind, Journal
 from search.space import SearchSpec
 from search.specfile import parse_spec
 from trainables.record import Outcome, SearchState
@@ -30,6 +31,13 @@ class TrialState:
     """The objective after each epoch."""
     rungs: dict[int, tuple[float, bool]] = field(default_factory=dict)
     """Score and decision (whether to stop) at every rung it came to, by epoch."""
+    checkpoint: int = 0
+    """Epoch of its newest checkpoint, 0 if it has none."""
+    last: Mapping[str, float] = field(default_factory=dict)
+    """All metrics of the newest epoch."""
+    started: float | None = None
+    ended: float | None = None
+    """When it was first taken up and when it ended, in seconds since 1970."""
     running: bool = False
     outcome: Outcome | None = None
     reason: str | None = None
@@ -38,7 +46,7 @@ class TrialState:
     def epoch(self) -> int:
         """Epochs trained and recorded.
 
-        A trial that is taken up again trains them anew and records what comes after them.
+        A trial that is taken up again repeats those after its checkpoint and records what is new.
         """
         return max(self.scores, default=0)
 
@@ -49,20 +57,34 @@ class TrialState:
 
 
 class Ledger:
-    """The state of one search, and the only way to add to its journal."""
+    """The state of one search, and the only way to add to its journal.
 
-    def __init__(self, journal: Journal, search: str) -> None:
+    Args:
+        journal: the record.
+        search: name of the search.
+        append: takes events in, e.g. `Writer.append`; by default they are written at once.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        search: str,
+        append: Callable[[Iterable[Entry]], list[Event]] | None = None,
+    ) -> None:
         self.journal = journal
         self.search = search
+        self._append = append or functools.partial(journal.append, search)
         self.trials: dict[int, TrialState] = {}
         self.by_context: dict[str, list[TrialState]] = {}
         self.state: SearchState | None = None
         self.started: float | None = None
         self.last: float | None = None
-        """Times of the first and the newest event, in seconds since the epoch."""
+        """Times of the first and the newest event, in seconds since 1970."""
         self.active_s = 0.0
         """Seconds that some process worked on it; pauses before a resume do not count."""
         self.plan: dict[str, Any] = {}
+        self.prepared: dict[str, dict[str, Any]] = {}
+        """What is known of each teacher and of scores, by key."""
         self._spec: SearchSpec | None = None
         for event in journal.events(search):
             self._apply(event)
@@ -71,14 +93,14 @@ class Ledger:
         """Append one event and take note of it."""
         self.record_all([(kind, trial, data)])
 
-    def record_all(self, events: Iterable[tuple[EventKind, int | None, dict[str, Any]]]) -> None:
-        """Append several events in one transaction and take note of them."""
-        for event in self.journal.append(self.search, events):
+    def record_all(self, entries: Iterable[Entry]) -> None:
+        """Append several events together and take note of them."""
+        for event in self._append(entries):
             self._apply(event)
 
     @property
     def spec(self) -> SearchSpec:
-        """The search as it was planned.
+        """The search as it was planned, or last extended.
 
         Raises:
             KdcurveError: there is no such search.
@@ -113,6 +135,14 @@ class Ledger:
         if event.kind is not EventKind.RESUMED and self.state is SearchState.RUNNING:
             self.active_s += event.time - (self.last or event.time)
         self.last = event.time
+        if event.kind is EventKind.PROPOSED:
+            self._propose(event)
+        elif event.trial is not None:
+            self._apply_to_trial(self.trials[event.trial], event)
+        else:
+            self._apply_to_search(event)
+
+    def _apply_to_search(self, event: Event) -> None:
         data = event.data
         match event.kind:
             case EventKind.PLANNED:
@@ -121,38 +151,45 @@ class Ledger:
             case EventKind.RESUMED:
                 self.state = SearchState.RUNNING
                 self._none_running()  # whatever ran in an earlier life is gone
-            case EventKind.PROPOSED:
-                assert event.trial is not None  # noqa: S101  (the writer's invariant)
-                trial = TrialState(
-                    event.trial,
-                    data["context"],
-                    data["values"],
-                    data["seed"],
-                    data["start_design"],
-                )
-                self.trials[trial.number] = trial
-                self.by_context.setdefault(trial.context, []).append(trial)
-            case EventKind.STARTED:
-                self._trial(event).running = True
-            case EventKind.REPORTED:
-                score = data["metrics"].get(self.spec.objective)
-                if score is not None:
-                    self._trial(event).scores[data["epoch"]] = score
-            case EventKind.RUNG:
-                self._trial(event).rungs[data["epoch"]] = (data["score"], data["stop"])
-            case EventKind.ENDED:
-                trial = self._trial(event)
-                trial.running = False
-                trial.outcome = Outcome(data["outcome"])
-                trial.reason = data["reason"]
+                if "spec" in data:
+                    self.plan = {**self.plan, "spec": data["spec"]}
+                    self._spec = None
+            case EventKind.PREPARED:
+                self.prepared[data["key"]] = data
             case EventKind.CLOSED:
                 self.state = SearchState(data["state"])
                 self._none_running()
 
+    def _propose(self, event: Event) -> None:
+        assert event.trial is not None  # noqa: S101  (the writer's invariant)
+        data = event.data
+        trial = TrialState(
+            event.trial, data["context"], data["values"], data["seed"], data["start_design"]
+        )
+        self.trials[trial.number] = trial
+        self.by_context.setdefault(trial.context, []).append(trial)
+
+    def _apply_to_trial(self, trial: TrialState, event: Event) -> None:
+        data = event.data
+        match event.kind:
+            case EventKind.STARTED:
+                trial.running = True
+                trial.started = trial.started or event.time
+            case EventKind.REPORTED:
+                trial.last = data["metrics"]
+                score = data["metrics"].get(self.spec.objective)
+                if score is not None:
+                    trial.scores[data["epoch"]] = score
+            case EventKind.CHECKPOINTED:
+                trial.checkpoint = data["epoch"]
+            case EventKind.RUNG:
+                trial.rungs[data["epoch"]] = (data["score"], data["stop"])
+            case EventKind.ENDED:
+                trial.running = False
+                trial.ended = event.time
+                trial.outcome = Outcome(data["outcome"])
+                trial.reason = data["reason"]
+
     def _none_running(self) -> None:
         for trial in self.trials.values():
             trial.running = False
-
-    def _trial(self, event: Event) -> TrialState:
-        assert event.trial is not None  # noqa: S101  (the writer's invariant)
-        return self.trials[event.trial]

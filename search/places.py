@@ -1,10 +1,13 @@
 """Where things live: one folder by default, URIs on a cluster."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import KdcurveError, UsageError
+
+_UNFIT = re.compile(r"[#?]|%[0-9a-fA-F]{2}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Places:
                 "yet, allowed: a folder that all machines share"
             )
         home = Path(home).expanduser().resolve()
+        if _UNFIT.search(str(home)):
+            raise UsageError(
+                f"--home {str(home)!r} cannot stand in a database URI; allowed: a folder without "
+                "'#', '?' and '%' followed by two digits in its path"
+            )
         return cls(
             home=home,
             record=record or f"sqlite:///{home / 'record.db'}",
@@ -55,6 +63,19 @@ class Places:
     def folder(self, search: str) -> Path:
         """A search's own folder: log, Optuna's storage, curve, schedule, report."""
         return self.home / "searches" / search
+
+    def answers(self, search: str) -> Path:
+        """The part of a search's folder that is uploaded to MLflow."""
+        return self.folder(search) / "answers"
+
+    def optuna(self, search: str) -> Path:
+        """Optuna's storage of a search, derived from the record."""
+        return self.folder(search) / "optuna.journal"
+
+    @property
+    def checkpoints(self) -> Path:
+        """States that unfinished trials go on from, a folder per search."""
+        return self.storage / "checkpoints"
 
     def artifact_root(self) -> str | None:
         """Where MLflow shall keep artifacts; None leaves it to a tracking server."""

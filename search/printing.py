@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from analysis.runs import without_password
+from analysis.secrets import redacted
 from search.places import Places
 from trainables.record import Outcome
 
@@ -26,7 +26,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def print_places(name: str, places: Places, answers: Any, log_file: Path) -> None:
     """Where the answers, the log and MLflow are, and what to type next."""
-    rows = {"log": log_file, "MLflow": without_password(places.tracking_uri)}
+    rows = {"log": log_file, "MLflow": redacted(places.tracking_uri)}
     follow = [next_command("best", name, places)]
     if answers is not None:
         rows = {"report": answers.report, "curve": answers.curve_file, **rows}
@@ -67,7 +67,7 @@ def next_command(verb: str, name: str, places: Places) -> str:
     default = Places.at(places.home)
     for place in ("record", "tracking_uri", "storage"):
         if (where := getattr(places, place)) != getattr(default, place):
-            words += [f"--{place.replace('_', '-')}", without_password(str(where))]
+            words += [f"--{place.replace('_', '-')}", redacted(str(where))]
     return shlex.join(words)
 
 

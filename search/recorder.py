@@ -1,15 +1,22 @@
-"""Tune's events into the record: trials started, reported and ended."""
+"""Tune's events into the record: trials started, reported, checkpointed and ended."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from search.journal import EventKind
+from analysis.secrets import redacted
+from search.journal import Entry, EventKind
 from search.ledger import Ledger
 from search.unpickled import Unpickled
+from trainables.checkpoint import trial_folder
 from trainables.record import Outcome
+
+_LONGEST_REASON = 1000
+"""Characters: MLflow's tags have a limit, and a reason is one line."""
 
 
 class Recorder(Unpickled, Callback):
@@ -18,11 +25,15 @@ class Recorder(Unpickled, Callback):
     Args:
         ledger: the record.
         total_epochs: a trial's full budget by context key.
+        checkpoints: the search's folder of checkpoints; those of an ended trial are removed.
     """
 
-    def __init__(self, ledger: Ledger, total_epochs: dict[str, int]) -> None:
+    def __init__(
+        self, ledger: Ledger, total_epochs: dict[str, int], checkpoints: Path | None = None
+    ) -> None:
         self._ledger = ledger
         self._total_epochs = total_epochs
+        self._checkpoints = checkpoints
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A worker takes a trial up."""
@@ -33,12 +44,17 @@ class Recorder(Unpickled, Callback):
     ) -> None:
         """One or more epochs are done."""
         number = trial.config["number"]
-        known = self._ledger.trials[number].epoch
-        self._ledger.record_all(
+        state = self._ledger.trials[number]
+        entries: list[Entry] = [
             (EventKind.REPORTED, number, {"epoch": report["epoch"], "metrics": report})
             for report in result["reports"]
-            if report["epoch"] > known
-        )
+            if report["epoch"] > state.epoch
+        ]
+        epoch = result.get("checkpoint")
+        if epoch and epoch > state.checkpoint:
+            path = str(trial_folder(self._checkpoints, number)) if self._checkpoints else None
+            entries.append((EventKind.CHECKPOINTED, number, {"epoch": epoch, "path": path}))
+        self._ledger.record_all(entries)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
@@ -62,4 +78,7 @@ class Recorder(Unpickled, Callback):
         )
 
     def _end(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
+        reason = None if reason is None else redacted(reason)[:_LONGEST_REASON]
         self._ledger.record(EventKind.ENDED, number, outcome=outcome, reason=reason)
+        if self._checkpoints is not None and self._ledger.trials[number].checkpoint:
+            shutil.rmtree(trial_folder(self._checkpoints, number), ignore_errors=True)

@@ -35,7 +35,7 @@ from trainables.config import (
     TrialConfig,
     content_key,
 )
-from trainables.record import OBJECTIVES
+from trainables.record import OBJECTIVES, TRIAL_PARAMS
 from trainables.sizes import count_kept, describe
 
 SAMPLERS = ("tpe", "random")
@@ -216,6 +216,8 @@ class SearchSpec(Strict):
     early_stopping: EarlyStopping = EarlyStopping()
     budget: Budget = Budget()
     resources: Resources = Resources()
+    checkpoint_every_s: float = Field(60.0, ge=0.0, allow_inf_nan=False)
+    """Seconds between a trial's checkpoints; a trial that is cut off goes on from the newest."""
     seed: int = Field(0, ge=0)
     """Seed of the search itself (its sampler)."""
 
@@ -268,6 +270,17 @@ class SearchSpec(Strict):
             score_seeds=self.seeds.scores,
             **{**context.values, **values},
         )
+
+    def trial_params(self, context: Context, config: TrialConfig) -> dict[str, Any]:
+        """What a trial is recorded under, with the names of `record.TRIAL_PARAMS`."""
+        values = {
+            **config.model_dump(include=set(TRIAL_PARAMS), exclude={"dataset"}),
+            "dataset": config.dataset.name,
+            "label_noise": getattr(config.dataset, "label_noise", 0.0),
+            "budget_epochs": self.total_epochs(context),
+            "kept_samples": self.kept_samples(context),
+        }
+        return {key: values[key] for key in TRIAL_PARAMS}
 
     def kept_samples(self, context: Context) -> int:
         """Training samples a student of this context sees in one epoch."""

@@ -5,7 +5,7 @@ proposal, whatever the study lacks is told to it. Deleting the storage loses not
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import optuna
@@ -113,6 +113,12 @@ class Studies:
             if trial.outcome is not None and trial.number in self._open:
                 self._tell(study, trial, trial.outcome)
         return study
+
+    def sync_all(self, known: Mapping[str, Iterable[TrialState]]) -> None:
+        """Tell every study what it does not know yet; `known` holds trials by context key."""
+        for context in self._spec.context_list:
+            if context.key in known:
+                self.sync(context, known[context.key])
 
     def _tell(self, study: optuna.Study, trial: TrialState, outcome: Outcome) -> None:
         asked = self._open.pop(trial.number)

@@ -23,13 +23,13 @@ def test_events_come_back_as_written_and_in_order(journal):
     read = list(journal.events("a"))
     assert read == written
     assert [e.data["epoch"] for e in read] == [3, 1, 2]
-    assert [e.id for e in read] == sorted({e.id for e in read})
+    assert [e.number for e in read] == sorted({e.number for e in read})
     assert [e.time for e in read] == sorted(e.time for e in read)
     assert all(type(e.kind) is EventKind for e in read)
 
 
 def test_a_reader_can_go_on_after_the_last_event_it_saw(journal):
-    seen = journal.append("a", [report(1), report(2)])[-1].id
+    seen = journal.append("a", [report(1), report(2)])[-1].number
     assert epochs(journal, after=seen) == []
     journal.append("a", [report(3)])
     assert epochs(journal, after=seen) == [3]

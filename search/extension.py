@@ -1,0 +1,56 @@
+"""Whether a recorded search may go on as another: more of the same, nothing that differs."""
+
+from search.errors import UsageError
+from search.space import SearchSpec
+
+# What decides how trials score, or which of them are compared.
+_FIXED = ("dataset", "student", "recipe", "tune", "early_stopping", "seed")
+
+
+def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
+    """Refuse what would make new trials incomparable to those that are recorded.
+
+    More contexts, seeds and budget may be asked for; resources, the sampler and how often
+    checkpoints are written may change.
+
+    Raises:
+        UsageError: with every fault, each with key, value and what is allowed.
+    """
+    faults = [
+        f"{key}: {_short(new)} differs from the recorded {_short(old)}; the trials would not "
+        "be comparable"
+        for key in _FIXED
+        if (old := getattr(recorded, key)) != (new := getattr(extended, key))
+    ]
+    faults += [
+        f"seeds.{key}: {new} differs from the recorded {old}; the trials would not be comparable"
+        for key in ("teacher", "scores")
+        if (old := getattr(recorded.seeds, key)) != (new := getattr(extended.seeds, key))
+    ]
+    if (recorded.dataset, recorded.student) == (extended.dataset, extended.student):
+        kept = {context.key for context in extended.context_list}
+        faults += [
+            f"contexts: {context.label} is missing; contexts may be added, not taken away"
+            for context in recorded.context_list
+            if context.key not in kept
+        ]
+    for key, old, new in (
+        ("seeds.trials", recorded.seeds.trials, extended.seeds.trials),
+        (
+            "budget.trials_per_context",
+            recorded.budget.trials_per_context,
+            extended.budget.trials_per_context,
+        ),
+    ):
+        if new < old:
+            faults.append(f"{key}: {new} is less than the recorded {old}; allowed: {old} or more")
+    if faults:
+        count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
+        raise UsageError(
+            "\n  ".join([f"{recorded.name} cannot be extended like this: {count}", *faults])
+        )
+
+
+def _short(value: object) -> str:
+    dump = getattr(value, "model_dump", None)
+    return str(value if dump is None else dump(mode="json", exclude_none=True))

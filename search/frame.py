@@ -1,0 +1,57 @@
+"""The record as the table that a query of MLflow gives: answers need no tracking server."""
+
+from typing import TYPE_CHECKING
+
+from analysis.runs import tidy
+from analysis.secrets import redacted
+from search.ledger import Ledger, TrialState
+from search.places import Places
+from search.space import Context, SearchSpec
+from trainables.record import EPOCH, SECONDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def runs_frame(ledger: Ledger, places: Places) -> "pd.DataFrame":
+    """All trials of a search that were taken up, as `analysis.load_runs` reads them from MLflow.
+
+    Args:
+        ledger: the search.
+        places: where its runs are delivered to.
+    """
+    spec = ledger.spec
+    contexts = {context.key: context for context in spec.context_list}
+    taken_up = [trial for trial in ledger.trials.values() if trial.started or trial.ended]
+    frame = tidy([_row(spec, contexts[trial.context], trial) for trial in taken_up])
+    frame.attrs = {
+        "search": ledger.search,
+        "objective": spec.objective,
+        "tuned": tuple(spec.tuned),
+        "kd_weight_range": (spec.tune.kd_weight.low, spec.tune.kd_weight.high),
+        "state": str(ledger.state),
+        "parent_run_id": None,
+        "tracking_uri": redacted(places.tracking_uri),
+    }
+    return frame
+
+
+def _row(spec: SearchSpec, context: Context, trial: TrialState) -> dict[str, object]:
+    return {
+        "trial": trial.number,
+        "context": context.key,
+        "label": context.label,
+        "outcome": trial.outcome,
+        "reason": trial.reason,
+        "start_design": trial.start_design,
+        **spec.trial_params(context, spec.trial_config(context, trial.values, trial.seed)),
+        "epoch": trial.last.get(EPOCH),
+        "score": trial.last.get(spec.objective),
+        "seconds": trial.last.get(SECONDS),
+        "start_time": _ms(trial.started or trial.ended),
+        "end_time": _ms(trial.ended),
+    }
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(1000 * seconds)
