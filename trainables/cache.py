@@ -69,9 +69,24 @@ def load(folder: Path, key: str) -> Entry:
     return tensors, metadata
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def store(folder: Path, key: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write a file that is there wholly and verifiably, or not at all.
+
+    Args:
+        folder: created if missing.
+        key: name of the content; a file of this name is replaced.
+        tensors: by name, contiguous, on the CPU, none sharing memory with another.
+        metadata: strings by name.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    path = _path(folder, key)
     stamped = {**metadata, _CHECKSUM: _checksum(tensors, metadata)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     # In the same folder: only within one file system is the renaming atomic.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -82,6 +97,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    return path
 
 
 def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
@@ -102,5 +118,5 @@ def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
             logger.warning("%s; making it again", error)
     tensors, metadata = make()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _write(_path(folder, key), tensors, metadata)
+    store(folder, key, tensors, metadata)
     return tensors, metadata
