@@ -280,6 +280,12 @@ class Training:
         """Continue from a state of a training with the same arguments."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        # The fused step walks through a parameter and its buffers as they lie in memory, unchecked;
+        # a file or another device may have changed the layout.
+        for parameter, buffers in self.optimizer.state.items():
+            for name, value in buffers.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    buffers[name] = torch.empty_like(parameter).copy_(value)
         self.generator.set_state(state["generator"].cpu())
         self.epoch = state["epoch"]
         self.steps = state["steps"]
