@@ -1,5 +1,7 @@
-"""The Ray Tune trainable: prepare, step, checkpoint, restore."""
+"""The Ray Tune trainable: prepare, restore, step, checkpoint."""
 
+import contextlib
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,12 @@ import torch
 from ray.tune import Trainable
 from threadpoolctl import threadpool_limits
 
-from trainables.config import TrialConfig
+from trainables import checkpoint, engine
+from trainables.config import TrialConfig, content_key
 from trainables.problem import open_training
 from trainables.record import EPOCH
+
+logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.5
 """Epochs shorter than this are reported together, to spare Tune's event loop."""
@@ -27,19 +32,31 @@ class DistillationTrial(Trainable):
     """One student trained once.
 
     Tune's configuration holds ``trial`` (a `TrialConfig`), ``number``, ``rungs`` (epochs
-    at which to stop and report), ``objective``, ``cache`` (a folder) and ``cpus``. An
+    at which to stop and report), ``objective``, ``cache`` (a folder) and ``cpus``; also
+    ``checkpoints`` (the search's folder, or None for never) and ``checkpoint_every_s``. An
     actor is reused for one trial after another, and keeps the data in memory.
+
+    Checkpoints are the trial's own business. Tune's would have a trial fail if its newest
+    one is damaged, and know nothing of the reports that a killed search did not record.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the student; data, teacher and scores come from the cache."""
+        """Build the student, where its checkpoint left it if there is one.
+
+        Data, teacher and scores come from the cache.
+        """
         pin_threads(config["cpus"])
         self._number = config["number"]
         self._objective = config["objective"]
         self._rungs = frozenset(config["rungs"])
-        self._training = open_training(
-            TrialConfig.model_validate(config["trial"]), Path(config["cache"])
-        )
+        self._trial = TrialConfig.model_validate(config["trial"])
+        self._cache = Path(config["cache"])
+        checkpoints = config.get("checkpoints")
+        self._folder = None if checkpoints is None else Path(checkpoints, f"trial-{self._number}")
+        self._checkpoint_every_s = config.get("checkpoint_every_s", 60.0)
+        self._training, self._reports = self._open()
+        self._to_replay = self._reports
+        self._saved_at = time.perf_counter()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process."""
@@ -47,28 +64,106 @@ class DistillationTrial(Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train until something is worth a report: a rung, the end, or half a second."""
-        began = time.perf_counter()
-        reports = []
-        while True:
-            reports.append(self._training.step())
-            epoch = self._training.epoch
-            done = epoch >= self._training.epochs
-            if done or epoch in self._rungs or time.perf_counter() - began > REPORT_EVERY_S:
-                break
+        """Report what a checkpoint brought back, and once that is done, train.
+
+        Returns:
+            ``reports`` of one or more epochs; number, epoch and objective after the last of
+            them; whether that is ``done``; and the epoch of the ``checkpoint`` written, if any.
+        """
+        saved = None
+        reports = self._replay()
+        if not reports:
+            reports = self._train()
+            saved = self._checkpoint()
+        epoch = reports[-1][EPOCH]
         return {
             "number": self._number,
             EPOCH: epoch,
             self._objective: reports[-1][self._objective],
             "reports": reports,
-            "done": done,
+            "done": epoch >= self._training.epochs,
+            "checkpoint": saved,
         }
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write all that is needed to go on bit for bit."""
-        torch.save(self._training.state_dict(), Path(checkpoint_dir) / "training.pt")
+    def _open(self) -> tuple[engine.Trainable, list[engine.Metrics]]:
+        """The training of the newest usable checkpoint with its reports, or a fresh one."""
+        if self._folder is None:
+            return open_training(self._trial, self._cache), []
+        for saved in checkpoint.newest_first(self._folder):
+            # A new one each time: what does not fit may be half loaded when it is noticed.
+            training = open_training(self._trial, self._cache)
+            try:
+                self._take_up(training, saved)
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                logger.warning(
+                    "the checkpoint of epoch %d in %s is of no use: %r; trying the one before it",
+                    saved.epoch,
+                    self._folder,
+                    error,
+                )
+                continue
+            reports, epoch = saved.reports, saved.epoch
+            break
+        else:
+            training, reports, epoch = open_training(self._trial, self._cache), [], 0
+        # Whatever cannot be removed now, the next checkpoint removes.
+        with contextlib.suppress(OSError):
+            checkpoint.discard_after(self._folder, epoch)
+        return training, reports
 
-    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
-        """Go on from the checkpoint in a folder; nothing in it is executed."""
-        path = Path(checkpoint) / "training.pt"
-        self._training.load_state_dict(torch.load(path, weights_only=True))
+    def _take_up(self, training: engine.Trainable, saved: checkpoint.Checkpoint) -> None:
+        # Only the number is in the folder's name: a search deleted and begun anew has the
+        # same ones.
+        if saved.state["trial"] != content_key(self._trial):
+            raise ValueError("another trial wrote it")
+        training.load_state_dict(saved.state["training"])
+
+    def _replay(self) -> list[engine.Metrics]:
+        """What is left of the restored reports, up to the next rung.
+
+        The record may have lost the newest of them, and the scheduler has to see every rung.
+        """
+        at_rungs = (
+            i for i, report in enumerate(self._to_replay, 1) if report[EPOCH] in self._rungs
+        )
+        end = next(at_rungs, len(self._to_replay))
+        reports, self._to_replay = self._to_replay[:end], self._to_replay[end:]
+        return reports
+
+    def _train(self) -> list[engine.Metrics]:
+        """Train until something is worth a report: a rung, the end, or half a second."""
+        began = time.perf_counter()
+        training = self._training
+        reports = []
+        while True:
+            reports.append(training.step())
+            if (
+                training.epoch >= training.epochs
+                or training.epoch in self._rungs
+                or time.perf_counter() - began > REPORT_EVERY_S
+            ):
+                self._reports = self._reports + reports
+                return reports
+
+    def _checkpoint(self) -> int | None:
+        """Write a checkpoint if it is time for one; returns its epoch.
+
+        A full disk costs the checkpoint, not the trial.
+        """
+        epoch = self._training.epoch
+        waited_s = time.perf_counter() - self._saved_at
+        if (
+            self._folder is None
+            or epoch >= self._training.epochs
+            or waited_s < self._checkpoint_every_s
+        ):
+            return None
+        state = {"trial": content_key(self._trial), "training": self._training.state_dict()}
+        try:
+            checkpoint.save(self._folder, epoch, state, self._reports)
+        except OSError as error:
+            logger.warning("no checkpoint of epoch %d in %s: %s", epoch, self._folder, error)
+            return None
+        finally:
+            self._saved_at = time.perf_counter()
+        return epoch
