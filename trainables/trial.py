@@ -106,7 +106,7 @@ class DistillationTrial(Trainable):
             break
         else:
             training, reports, epoch = open_training(self._trial, self._cache), [], 0
-        # Whatever cannot be removed now, the next checkpoint removes.
+        # At worst, what cannot be removed counts among the two that are kept.
         with contextlib.suppress(OSError):
             checkpoint.discard_after(self._folder, epoch)
         return training, reports
