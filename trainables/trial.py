@@ -52,7 +52,11 @@ class DistillationTrial(Trainable):
         self._trial = TrialConfig.model_validate(config["trial"])
         self._cache = Path(config["cache"])
         checkpoints = config.get("checkpoints")
-        self._folder = None if checkpoints is None else Path(checkpoints, f"trial-{self._number}")
+        self._folder = (
+            None
+            if checkpoints is None
+            else checkpoint.trial_folder(Path(checkpoints), self._number)
+        )
         self._checkpoint_every_s = config.get("checkpoint_every_s", 60.0)
         self._training, self._reports = self._open()
         self._to_replay = self._reports
