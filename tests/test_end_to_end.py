@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from search.journal import EventKind, Journal
 from search.ledger import Ledger
-from tests.conftest import KDCURVE, ROOT, kdcurve
+from tests.conftest import KDCURVE, RIDGE, ROOT, kdcurve
 from trainables import record
 from trainables.config import RidgeDataset
 from trainables.record import Outcome
@@ -215,7 +215,7 @@ def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
     then, refused = interrupt(tmp_path, again, len(before), os.kill, signal.SIGTERM)
     assert then.state == "interrupted"
     assert refused.code == 1
-    assert "another process runs the search" in refused.errors
+    assert "is held by process" in refused.errors
 
     resumed = kdcurve(tmp_path, "resume", "interrupted")
     assert resumed.code == 0, resumed.output + resumed.errors
@@ -238,6 +238,37 @@ def test_a_trial_that_diverges_fails_alone_and_is_shown(tmp_path):
     finished = kdcurve(tmp_path, "search", "diverging.yaml")
     assert finished.code == 1
     assert "not finite" in finished.errors
+
+
+def test_a_complete_search_can_be_extended_by_contexts_and_budget(tmp_path):
+    """`resume --file`: what was run stays as it was, what is new is run and answered."""
+    small = RIDGE.replace("[0.1, 0.3, 0.5, 0.9]", "[0.3]").replace("context: 12", "context: 6")
+    (tmp_path / "small.yaml").write_text(small)
+    first = kdcurve(tmp_path, "search", "small.yaml")
+    assert first.code == 0, first.output + first.errors
+    journal = Journal(f"sqlite:///{first.home / 'record.db'}", create=False)
+    before = list(journal.events("exact"))
+
+    (tmp_path / "other.yaml").write_text(small.replace("epochs: 9", "epochs: 8"))
+    refused = kdcurve(tmp_path, "resume", "exact", "--file", "other.yaml")
+    assert refused.code == 2
+    assert "recipe" in refused.errors
+    assert "would not be comparable" in refused.errors
+    assert list(journal.events("exact")) == before
+
+    large = small.replace("[0.3]", "[0.3, 0.9]").replace("context: 6", "context: 8")
+    (tmp_path / "large.yaml").write_text(large)
+    extended = kdcurve(tmp_path, "resume", "exact", "--file", "large.yaml")
+    assert extended.code == 0, extended.output + extended.errors
+    assert list(journal.events("exact"))[: len(before)] == before
+    ledger = Ledger(journal, "exact")
+    assert {len(trials) for trials in ledger.by_context.values()} == {8}
+    assert len(ledger.by_context) == 2
+    rows = answers(extended, "exact")
+    assert [row["fraction"] for row in rows] == [0.3, 0.9]
+    _, parents, trials = runs_of(extended, "exact")
+    assert (len(parents), len(trials)) == (1, 16)
+    assert parents[0].data.tags["kdcurve.plan.trials"] == "16"
 
 
 @pytest.mark.slow

@@ -1,0 +1,172 @@
+"""Searches killed again and again, and what is left of them in the end."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from search.journal import Event, EventKind, Journal
+from tests.conftest import KDCURVE, kdcurve
+from trainables import record
+
+KILLS = 20
+TIMINGS = {record.SECONDS, record.SAMPLES_PER_S}
+SEARCH = """
+name: killed
+dataset: {name: digits, validation: 0.3, label_noise: 0.2}
+student: cnn4
+recipe: {epochs: 12, batch_size: 32, lr: 0.05}
+contexts: {method: [random, el2n], fraction: [0.25, 1.0], teacher: cnn8}
+seeds: {trials: 2, scores: 1}
+budget: {trials_per_context: 8}
+checkpoint_every_s: 0
+resources: CONCURRENT
+"""
+
+
+def events_of(home: Path) -> list[Event]:
+    return list(Journal(f"sqlite:///{home / 'record.db'}", create=False).events("killed"))
+
+
+def killed_at_some_moment(folder: Path, moment: random.Random, index: int) -> bool:
+    """Run or resume the search and kill its whole process group; whether it was still alive.
+
+    Every fifth is killed while it starts, the others within moments of a trial's start.
+    """
+    home = folder / "kdcurve-data"
+    record_file = home / "record.db"
+    known = len(events_of(home)) if record_file.exists() else 0
+    verb = ("resume", "killed") if known else ("search", "killed.yaml")
+    process = subprocess.Popen(
+        [KDCURVE, *verb],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    if index % 5 == 4:
+        time.sleep(moment.uniform(0.5, 9.0))
+    else:
+        while process.poll() is None:
+            fresh = events_of(home)[known:] if record_file.exists() else []
+            if any(event.kind is EventKind.STARTED for event in fresh):
+                break
+            time.sleep(0.05)
+        time.sleep(moment.uniform(0.0, 1.2))
+    alive = process.poll() is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def run_through_kills(folder: Path, concurrent: str, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "killed.yaml").write_text(SEARCH.replace("CONCURRENT", concurrent))
+    moment = random.Random(seed)
+    kills = sum(killed_at_some_moment(folder, moment, index) for index in range(KILLS))
+    assert kills == KILLS, "the search is long enough to be killed so often"
+    last = kdcurve(folder, "resume", "killed")
+    assert last.code == 0, last.output + last.errors
+
+
+def facts(events: list[Event]) -> dict[str, object]:
+    """What a search found out, without the times at which it did."""
+    return {
+        "proposals": [(e.trial, e.data) for e in events if e.kind is EventKind.PROPOSED],
+        "metrics": {
+            (e.trial, e.data["epoch"]): {
+                key: value for key, value in e.data["metrics"].items() if key not in TIMINGS
+            }
+            for e in events
+            if e.kind is EventKind.REPORTED
+        },
+        "rungs": {(e.trial, e.data["epoch"]): e.data for e in events if e.kind is EventKind.RUNG},
+        "outcomes": {e.trial: e.data for e in events if e.kind is EventKind.ENDED},
+        "answers": [e.data for e in events if e.kind is EventKind.ANSWER][-1],
+    }
+
+
+def assert_each_fact_once(events: list[Event], trials: int) -> None:
+    """Proposed, reported and ended exactly once, without gaps."""
+    assert [e.number for e in events] == list(range(1, len(events) + 1))
+    once = {
+        EventKind.PROPOSED: lambda e: e.trial,
+        EventKind.REPORTED: lambda e: (e.trial, e.data["epoch"]),
+        EventKind.RUNG: lambda e: (e.trial, e.data["epoch"]),
+        EventKind.CHECKPOINTED: lambda e: (e.trial, e.data["epoch"]),
+        EventKind.ENDED: lambda e: e.trial,
+        EventKind.PREPARED: lambda e: e.data["key"],
+    }
+    for kind, identity in once.items():
+        counts = Counter(identity(e) for e in events if e.kind is kind)
+        assert max(counts.values(), default=1) == 1, (kind, counts.most_common(3))
+    assert {e.trial for e in events if e.kind is EventKind.PROPOSED} == set(range(trials))
+    assert {e.trial for e in events if e.kind is EventKind.ENDED} == set(range(trials))
+    for number in range(trials):
+        epochs = [
+            e.data["epoch"] for e in events if e.kind is EventKind.REPORTED and e.trial == number
+        ]
+        assert epochs == list(range(1, len(epochs) + 1))
+
+
+def assert_mlflow_has_it_once(home: Path, events: list[Event], trials: int) -> None:
+    """One run a trial, none left running, and every report once."""
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("killed")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    numbers = Counter(run.data.tags.get(record.TAG_TRIAL) for run in runs)
+    assert sum(run.data.tags[record.TAG_KIND] == record.Kind.SEARCH for run in runs) == 1
+    del numbers[None]
+    assert numbers == Counter(str(number) for number in range(trials))
+    for run in runs:
+        number = run.data.tags.get(record.TAG_TRIAL)
+        if number is None:
+            continue
+        expected = [
+            (e.data["epoch"], round(1000 * e.time), e.data["metrics"][record.VAL_ACCURACY])
+            for e in events
+            if e.kind is EventKind.REPORTED and e.trial == int(number)
+        ]
+        history = client.get_metric_history(run.info.run_id, record.VAL_ACCURACY)
+        assert sorted((m.step, m.timestamp, m.value) for m in history) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_path):
+    """Proposals, metrics, rung decisions, outcomes and answers, bit for bit."""
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    (undisturbed / "killed.yaml").write_text(SEARCH.replace("CONCURRENT", "{concurrent: 1}"))
+    done = kdcurve(undisturbed, "search", "killed.yaml")
+    assert done.code == 0, done.output + done.errors
+    expected = facts(events_of(undisturbed / "kdcurve-data"))
+
+    home = tmp_path / "disturbed" / "kdcurve-data"
+    run_through_kills(home.parent, "{concurrent: 1}", seed=1)
+    events = events_of(home)
+    assert_each_fact_once(events, trials=32)
+    found = facts(events)
+    for what, value in expected.items():
+        assert found[what] == value, what
+    assert sum(e.kind is EventKind.CHECKPOINTED for e in events) > 0
+    assert_mlflow_has_it_once(home, events, trials=32)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_four_at_a_time_a_search_killed_20_times_has_each_fact_once(tmp_path):
+    home = tmp_path / "disturbed" / "kdcurve-data"
+    run_through_kills(home.parent, "{cpu: 0.5, concurrent: 4}", seed=2)
+    events = events_of(home)
+    assert_each_fact_once(events, trials=32)
+    assert_mlflow_has_it_once(home, events, trials=32)
