@@ -40,7 +40,8 @@ from search.writer import Writer, writing
 from trainables.config import Artifact
 from trainables.problem import prepare
 from trainables.record import SearchState
-from trainables.trial import DistillationTrial, pin_threads
+from trainables.threads import pin_threads
+from trainables.trial import DistillationTrial
 
 logger = logging.getLogger(__name__)
 

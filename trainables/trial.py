@@ -6,26 +6,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray.tune import Trainable
-from threadpoolctl import threadpool_limits
 
 from trainables import checkpoint, engine
 from trainables.config import TrialConfig, content_key
 from trainables.problem import open_training
 from trainables.record import EPOCH
+from trainables.threads import pin_threads
 
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.5
 """Epochs shorter than this are reported together, to spare Tune's event loop."""
-
-
-def pin_threads(cpus: float) -> None:
-    """Use as many threads as Tune granted CPUs: busy processes with more collapse."""
-    threads = max(1, int(cpus))
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
 
 
 class DistillationTrial(Trainable):
