@@ -267,9 +267,7 @@ def scale(sizes: list[int], console: Console) -> dict[str, Any]:
                 f"{w['grown_kb_per_trial']:.1f}",
             )
         console.print(table)
-        console.print(
-            f"then {searches[-1]['tail_s']:.1f} s for MLflow's last runs and Ray's end"
-        )
+        console.print(f"then {searches[-1]['tail_s']:.1f} s for MLflow's last runs and Ray's end")
     return {"n": 1, "slots": SLOTS, "epochs": EPOCHS, "searches": searches}
 
 
