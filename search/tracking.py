@@ -52,6 +52,8 @@ _MLFLOW_SETTINGS = {
 }
 _TRY_AGAIN = {408, 425, 429}
 """Refusals by HTTP status that waiting may cure."""
+_DATABASE_REFUSES = ("authentication failed", "does not exist", "no pg_hba.conf entry")
+"""What PostgreSQL says of a wrong password, user or database."""
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -59,9 +61,17 @@ def is_refusal(error: BaseException) -> bool:
     if isinstance(error, RefusedError | PermissionError):
         return True
     if isinstance(error, AnalysisError):
-        cause = error.__cause__
-        return isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
+        return not _may_come_back(error.__cause__)
     return 400 <= status_of(error) < 500 and status_of(error) not in _TRY_AGAIN  # noqa: PLR2004
+
+
+def _may_come_back(cause: BaseException | None) -> bool:
+    """Whether what could not be reached may be reached later."""
+    if isinstance(cause, socket.gaierror):
+        return cause.errno == socket.EAI_AGAIN
+    if isinstance(cause, sa.exc.OperationalError):
+        return not any(words in str(cause) for words in _DATABASE_REFUSES)
+    return cause is None or isinstance(cause, OSError)
 
 
 class _TimeIsUpError(KdcurveError):
