@@ -215,6 +215,14 @@ def test_own_options_of_a_postgresql_uri_come_first():
     assert int(arguments["tcp_user_timeout"]) > 0
 
 
+def test_postgresql_soon_forgets_a_machine_that_died_in_the_middle_of_a_write(postgres):
+    journal = Journal(postgres.uri("forgets"))
+    with journal.engine.connect() as connection:
+        asked = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")
+        assert asked.scalar() == "1min"
+    journal.close()
+
+
 # From version 1
 
 

@@ -342,6 +342,22 @@ def test_what_a_database_that_is_away_did_not_take_is_kept_for_the_next_writer(
     assert set_aside(tmp_path) == []
 
 
+def test_while_the_database_is_away_the_spool_is_handed_to_the_disk(
+    on_sqlite, switch, tmp_path, monkeypatch
+):
+    """A power cut would cost all that waits; again and again, since more comes."""
+    synced = []
+    monkeypatch.setattr(writers.os, "fsync", lambda file: synced.append(file.name))
+    writer = Writer(on_sqlite, "a", tmp_path)
+    switch.away = True
+    append(writer, [0])
+    for _ in range(2):
+        synced.clear()
+        wait_for(lambda: set(synced) == set(map(str, spools(tmp_path))))
+    switch.away = False
+    writer.close()
+
+
 def test_a_database_that_never_answers_does_not_keep_a_search_from_ending(
     on_sqlite, switch, tmp_path, monkeypatch
 ):
