@@ -48,19 +48,30 @@ def exists(folder: Path, key: str) -> bool:
     return _path(folder, key).is_file()
 
 
-def load(folder: Path, key: str) -> Entry:
+def load(folder: Path, key: str, *, mapped: bool = False) -> Entry:
     """Read and verify a cached file.
+
+    Args:
+        folder: the cache.
+        key: name of the content.
+        mapped: leave the tensors in the file and map it into memory, where all processes of a
+            machine share its pages; they are not to be changed.
 
     Raises:
         FileNotFoundError: nothing is cached under this key.
         DamagedError: the file is truncated or altered; the message names it.
     """
     path = _path(folder, key)
-    content = path.read_bytes()
     try:
-        tensors = safetensors.torch.load(content)
-        header_bytes = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
+        if mapped:
+            tensors = safetensors.torch.load_file(path)
+            with path.open("rb") as file:
+                header = file.read(int.from_bytes(file.read(8), "little"))
+        else:
+            content = path.read_bytes()
+            tensors = safetensors.torch.load(content)
+            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        metadata = json.loads(header).get("__metadata__", {})
     except (SafetensorError, ValueError) as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
     expected = metadata.pop(_CHECKSUM, None)
@@ -100,7 +111,9 @@ def store(folder: Path, key: str, tensors: dict[str, Tensor], metadata: dict[str
     return path
 
 
-def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
+def get_or_make(
+    folder: Path, key: str, make: Callable[[], Entry], *, mapped: bool = False
+) -> Entry:
     """Read what is cached under `key`, or make and store it.
 
     Two processes that make the same key at once both work; the later file replaces the
@@ -110,13 +123,14 @@ def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
         folder: the cache; created if missing.
         key: name of the content; must hash everything that determines it.
         make: returns tensors and string metadata; called if the file is missing or damaged.
+        mapped: as for `load`.
     """
     if exists(folder, key):
         try:
-            return load(folder, key)
+            return load(folder, key, mapped=mapped)
         except DamagedError as error:
             logger.warning("%s; making it again", error)
     tensors, metadata = make()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     store(folder, key, tensors, metadata)
-    return tensors, metadata
+    return load(folder, key, mapped=True) if mapped else (tensors, metadata)

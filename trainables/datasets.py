@@ -7,10 +7,12 @@ validation split, then label noise on what is left to train on.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from trainables.augment import AUGMENTATIONS, Images
 from trainables.config import ImageDataset
 from trainables.seeds import derive
 from trainables.sizes import IMAGE_SOURCES, count_share, count_validation
@@ -45,6 +47,8 @@ class Splits:
     """float32 `[C]`, of the training images scaled to [0, 1]."""
     std: Tensor
     """float32 `[C]`."""
+    augmentation: str = "none"
+    """Name of the views that training sees."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,14 +59,25 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a training loop reads: normalised images, labels and maybe a teacher."""
+    """What a training loop reads: images as they are stored, rendered batch by batch."""
 
     images: Tensor
-    """float32 `[n, C, H, W]`."""
+    """uint8 `[n, C, H, W]`."""
     labels: Tensor
     """int64 `[n]`."""
-    teacher_logits: Tensor | None = None
-    """float32 `[n, classes]`."""
+    mean: Tensor
+    """float32 `[C]`, of pixels scaled to [0, 1]."""
+    std: Tensor
+    """float32 `[C]`."""
+    augmentation: str = "none"
+    """A name of `augment.AUGMENTATIONS`."""
+    noisy: Tensor | None = None
+    """bool `[n]`, whose label was replaced; None where that is not known."""
+
+    def on(self, device: torch.device) -> Images:
+        """The images on a device, ready to be rendered."""
+        augmentation = AUGMENTATIONS[self.augmentation]
+        return Images(self.images, self.mean, self.std, augmentation, device)
 
 
 def generator(*parts: object) -> torch.Generator:
@@ -124,8 +139,13 @@ SOURCES: dict[str, Callable[[ImageDataset], Source]] = {"digits": digits}
 
 
 @lru_cache(maxsize=4)
-def load(config: ImageDataset) -> Splits:
-    """Training and validation split, cached in this process."""
+def load(config: ImageDataset, cache_folder: Path | None = None) -> Splits:
+    """Training and validation split, cached in this process.
+
+    Args:
+        config: of the data set.
+        cache_folder: where decoded images are kept; decoded anew each time if None.
+    """
     source = SOURCES[config.name](config)
     count = count_validation(len(source.labels), config.validation)
     aside = stratified(source.labels, count, generator("validation", config.seed))
@@ -142,6 +162,7 @@ def load(config: ImageDataset) -> Splits:
         classes=classes,
         mean=scaled.mean(dim=(0, 2, 3)),
         std=scaled.std(dim=(0, 2, 3)),
+        augmentation="none" if config.augmentation == "auto" else config.augmentation,
     )
 
 
@@ -169,29 +190,19 @@ def add_label_noise(labels: Tensor, classes: int, share: float, seed: int) -> Te
     return noisy
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Turn uint8 images `[n, C, H, W]` into float32 with zero mean and unit variance."""
-    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
-
-
-def training_samples(
-    splits: Splits, kept: Tensor | None = None, teacher_logits: Tensor | None = None
-) -> Samples:
-    """The training split, or the `kept` indices of it, ready for the engine.
-
-    Args:
-        splits: of the data set.
-        kept: int64 `[k]`; all samples if None.
-        teacher_logits: float32 `[n, classes]` for all n training samples.
-    """
+def training_samples(splits: Splits, kept: Tensor | None = None) -> Samples:
+    """The training split, or the `kept` indices (int64 `[k]`) of it, ready for the engine."""
     index = torch.arange(len(splits.labels)) if kept is None else kept
     return Samples(
-        normalise(splits.images[index], splits.mean, splits.std),
+        splits.images[index],
         splits.labels[index],
-        None if teacher_logits is None else teacher_logits[index],
+        splits.mean,
+        splits.std,
+        splits.augmentation,
+        splits.labels[index] != splits.clean_labels[index],
     )
 
 
 def validation_samples(splits: Splits) -> Samples:
     """The validation split, ready for the engine."""
-    return Samples(normalise(splits.val_images, splits.mean, splits.std), splits.val_labels)
+    return Samples(splits.val_images, splits.val_labels, splits.mean, splits.std)

@@ -49,7 +49,7 @@ def score(
         training = proxy_training(splits, architecture, recipe, index)
         while training.epoch < early_epoch(training.epochs):
             training.step()
-        logits = engine.predict_logits(training.model, training.train_samples.images).cpu()
+        logits = engine.predict_logits(training.model, training.cohort.train_images).cpu()
         total += (F.softmax(logits, dim=1) - onehot).norm(dim=1)
         if progress is not None:
             progress(index + 1, seeds)

@@ -14,7 +14,9 @@ SCORES = "scores"
 """Name of the scores in the cache, float32 `[n]`."""
 
 
-def make_scores(spec: ScoresSpec, progress: Progress | None = None) -> cache.Entry:
+def make_scores(
+    spec: ScoresSpec, cache_folder: Path, progress: Progress | None = None
+) -> cache.Entry:
     """Compute a method's scores of all n training samples.
 
     Raises:
@@ -26,7 +28,7 @@ def make_scores(spec: ScoresSpec, progress: Progress | None = None) -> cache.Ent
     if scoring is None:
         known = ", ".join(name for name, function in METHODS.items() if function)
         raise ValueError(f"method {spec.method!r} has no fixed scores; those that have: {known}")
-    splits = datasets.load(spec.dataset)
+    splits = datasets.load(spec.dataset, cache_folder)
     scores = scoring(splits, spec.architecture, spec.recipe, spec.seeds, progress)
     metadata = {
         "samples": str(len(scores)),
@@ -37,11 +39,7 @@ def make_scores(spec: ScoresSpec, progress: Progress | None = None) -> cache.Ent
     return {SCORES: scores}, metadata
 
 
-def prepare(spec: ScoresSpec, cache_folder: Path) -> dict[str, str]:
-    """Make sure that scores are cached; returns their metadata."""
-    return cache.get_or_make(cache_folder, spec.key, lambda: make_scores(spec))[1]
-
-
 def load_scores(spec: ScoresSpec, cache_folder: Path) -> Tensor:
     """A method's scores, float32 `[n]`; they are computed if not cached."""
-    return cache.get_or_make(cache_folder, spec.key, lambda: make_scores(spec))[0][SCORES]
+    entry = cache.get_or_make(cache_folder, spec.key, lambda: make_scores(spec, cache_folder))
+    return entry[0][SCORES]
