@@ -55,13 +55,15 @@ class Images:
         device: torch.device | None = None,
     ) -> None:
         self.augmentation = augmentation
-        self.shape = tuple(images.shape[1:])
-        _, height, width = self.shape
-        padded = F.pad(images, [augmentation.pad] * 4).to(device)
+        channels, height, width = images.shape[1:]
+        self.shape = (channels, height, width)
+        # Channels last, as networks want them: a batch is then gathered and scaled in runs.
+        padded = F.pad(images, [augmentation.pad] * 4).permute(0, 2, 3, 1).contiguous().to(device)
         # Every crop is a strided view of the padded image: nothing is copied before a batch is.
-        self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
-        self._mean = mean.to(device)[:, None, None]
-        self._std = std.to(device)[:, None, None]
+        crops = padded.unfold(1, height, 1).unfold(2, width, 1)
+        self._crops = crops.permute(0, 1, 2, 4, 5, 3)
+        self._mean = mean.repeat(width).to(device)
+        self._std = std.repeat(width).to(device)
 
     def __len__(self) -> int:
         return len(self._crops)
@@ -75,14 +77,16 @@ class Images:
                 images themselves if None.
         """
         pad, flip = self.augmentation.pad, self.augmentation.flip
+        channels, height, width = self.shape
         if views is None:
-            batch = self._crops[index, :, pad, pad]
+            batch = self._crops[index, pad, pad]
         else:
             position = views // 2 if flip else views
             side = 2 * pad + 1
-            batch = self._crops[index, :, position // side, position % side]
+            batch = self._crops[index, position // side, position % side]
             if flip:
                 mirrored = (views % 2).bool()[:, None, None, None]
-                batch = torch.where(mirrored, batch.flip(-1), batch)
-        rendered = batch.to(torch.float32, memory_format=torch.channels_last)
-        return rendered.div_(255).sub_(self._mean).div_(self._std)
+                batch = torch.where(mirrored, batch.flip(2), batch)
+        rows = batch.reshape(len(index), height, width * channels).float()
+        rows.div_(255).sub_(self._mean).div_(self._std)
+        return rows.view(len(index), height, width, channels).permute(0, 3, 1, 2)
