@@ -6,8 +6,10 @@ the loaders count the same samples.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trainables.config import ImageDataset, RidgeDataset, TrialConfig
+from trainables.sources.known import find_source
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,6 @@ class DatasetInfo:
     """Number of classes (1 for a regression)."""
     shape: tuple[int, ...]
     """Shape of one sample, `(channels, height, width)` or `(features,)`."""
-
-
-IMAGE_SOURCES: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(train_samples=1437, classes=10, shape=(1, 8, 8)),
-}
-"""Each source's whole training set, validation included and test excluded."""
 
 
 def count_share(samples: int, share: float) -> int:
@@ -43,13 +39,22 @@ def count_validation(samples: int, share: float) -> int:
     return min(max(1, count_share(samples, share)), samples - 1)
 
 
+@lru_cache(maxsize=64)
 def describe(config: ImageDataset | RidgeDataset) -> DatasetInfo:
-    """Size of a data set, without loading it."""
+    """Size of a data set, without loading it; a user's own function is called.
+
+    Files are looked at once in a process: what changes later is not seen.
+
+    Raises:
+        DataError: the source is unknown, its files are missing or cannot be read, or an option has
+            no effect on it.
+    """
     if isinstance(config, RidgeDataset):
         return DatasetInfo(config.samples, 1, (config.dimension,))
-    whole = IMAGE_SOURCES[config.name]
-    aside = count_validation(whole.train_samples, config.validation)
-    return DatasetInfo(whole.train_samples - aside, whole.classes, whole.shape)
+    whole = find_source(config).measure(config)
+    used = count_kept(whole.samples, config.subset)
+    aside = count_validation(used, config.validation)
+    return DatasetInfo(used - aside, whole.classes, whole.shape)
 
 
 def kept_samples(config: TrialConfig) -> int:
