@@ -371,14 +371,11 @@ def teacher_spec(config: TrialConfig) -> TeacherSpec:
 def scores_spec(config: TrialConfig) -> ScoresSpec:
     """The scores that a trial's samples are chosen by."""
     options = config.pruning
-    bearing = {
-        "forgetting": {"never_learned"},
-        "grand": {"gradient"},
-        "ccs": {"never_learned", "gradient"},
-    }.get(config.method, set())
+    method = options.base if config.method == "ccs" else config.method
+    bearing = {"forgetting": {"never_learned"}, "grand": {"gradient"}}.get(method, set())
     return ScoresSpec(
         dataset=config.dataset,
-        method=options.base if config.method == "ccs" else config.method,
+        method=method,
         architecture=config.student,
         recipe=config.recipe,
         seeds=config.score_seeds,
