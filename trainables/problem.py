@@ -32,7 +32,7 @@ def prepare(
 ) -> dict[str, str]:
     """Make sure that something shared is there; returns its metadata."""
     if isinstance(artifact, DatasetSpec):
-        splits = datasets.load(artifact.dataset, cache_folder)
+        splits = datasets.load(artifact.dataset, cache_folder, progress)
         return {"samples": str(len(splits.labels)), "classes": str(splits.classes)}
     make = {
         TeacherSpec: teachers.make_teacher,
