@@ -16,7 +16,7 @@ from trainables import cache
 from trainables.augment import AUGMENTATIONS, Images
 from trainables.config import ImageDataset, content_key, plain_name
 from trainables.seeds import derive
-from trainables.sizes import count_kept, count_share, count_validation
+from trainables.sizes import augmentation_of, count_kept, count_share, count_validation
 from trainables.sources import common
 from trainables.sources.common import DataError, Progress, Split
 from trainables.sources.known import find_source
@@ -224,16 +224,8 @@ def _split(config: ImageDataset, published: Published) -> Splits:
         classes=published.classes,
         mean=mean,
         std=std,
-        augmentation=(
-            AUTO_AUGMENTATION.get(config.name, "crop-flip")
-            if config.augmentation == "auto"
-            else config.augmentation
-        ),
+        augmentation=augmentation_of(config),
     )
-
-
-AUTO_AUGMENTATION = {"digits": "none", "svhn": "crop"}
-"""What `augmentation: auto` means where it is not `crop-flip`: mirrored digits are others."""
 
 
 def load_test(

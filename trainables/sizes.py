@@ -24,6 +24,18 @@ class DatasetInfo:
     """Shape of one sample, `(channels, height, width)` or `(features,)`."""
 
 
+VIEWS = {"none": 1, "crop": 81, "crop-flip": 162}
+"""How many views of an image each augmentation has."""
+_AUTO = {"digits": "none", "svhn": "crop"}
+"""What `augmentation: auto` means where it is not `crop-flip`: mirrored digits are others."""
+
+
+def augmentation_of(config: ImageDataset) -> str:
+    """Name of the views that training sees."""
+    auto = config.augmentation == "auto"
+    return _AUTO.get(config.name, "crop-flip") if auto else config.augmentation
+
+
 def count_share(samples: int, share: float) -> int:
     """Round `share * samples` half up (Python's `round` would go to the even neighbour)."""
     return math.floor(share * samples + 0.5)

@@ -67,7 +67,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
     header = 4 + 4 * dimensions
     # Two zero bytes, the code of unsigned bytes, the number of dimensions; then each dimension.
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:

@@ -40,7 +40,7 @@ def _parts(config: ImageDataset) -> dict[Split, Part]:
         # Before numpy is asked, which does not know all of torch's types.
         if not isinstance(value, Tensor) or str(value.dtype) != f"torch.{dtype}":
             found = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-            raise DataError(f"{name}: {field} must be a {dtype} tensor, found {found}", "name")
+            raise DataError(f"{name}: {field} must be a tensor of {dtype}, found {found}", "name")
         arrays.append(value.detach().cpu().numpy())
     images, labels, test_images, test_labels = arrays
     train = check(Part(images, labels, source.classes), name, "name")

@@ -77,7 +77,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, str]]:
                 raise DataError(f"{path}: column {label} must hold integers")
             yield file, image, label
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _classes(files: list[Path]) -> int:
