@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables import cache
 from trainables.augment import AUGMENTATIONS, Images
-from trainables.config import ImageDataset, content_key, plain_name
+from trainables.config import ImageDataset, content_key, is_own, plain_name
 from trainables.seeds import derive
 from trainables.sizes import augmentation_of, count_kept, count_share, count_validation
 from trainables.sources import common
@@ -167,7 +167,7 @@ def read(
         options = config.model_dump(include={"name", "train", "test", "image_size"})
         content = {
             **options,
-            "root": str(Path(config.root).absolute()),
+            "root": str(common.root_of(config)),
             "split": split,
             "content": source.identity(config, split),
         }
@@ -238,7 +238,8 @@ def load_test(
     """
     images, labels, _ = read(config, "test", cache_folder, progress)
     if not len(images):
-        raise DataError(f"{config.name} in {config.root} has no test set", "test")
+        where = "" if is_own(config.name) else f" ({config.test!r} in {common.root_of(config)})"
+        raise DataError(f"{config.name} has no test set{where}", "test")
     return images, labels
 
 

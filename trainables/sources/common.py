@@ -4,6 +4,7 @@ The modules of this package import neither torch nor pyarrow when they are impor
 data set can be described in a moment.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import ImageDataset
+from trainables.parts import PATH_VARIABLE
 
 Split = Literal["train", "test"]
 Progress = Callable[[int, int], None]
@@ -62,6 +64,11 @@ class Format:
     identity: Callable[[ImageDataset, Split], Any] | None = None
     """JSON values that change with the content of the files; None: reading is quick enough (or
     its outcome not known beforehand), and nothing is cached."""
+
+
+def root_of(config: ImageDataset) -> Path:
+    """Folder of a data set's files; a relative one starts where the search did, in workers too."""
+    return Path(os.environ.get(PATH_VARIABLE, ""), Path(config.root).expanduser()).absolute()
 
 
 def empty(classes: int, shape: tuple[int, int, int]) -> Part:

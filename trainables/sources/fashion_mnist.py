@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainables.config import ImageDataset
 from trainables.sources import published
-from trainables.sources.common import DataError, Format, Part, Progress, Split, TrainingSet
+from trainables.sources.common import DataError, Format, Part, Progress, Split, TrainingSet, root_of
 
 SIZE = TrainingSet(samples=60_000, classes=10, shape=(1, 28, 28))
 _TITLE = "Fashion-MNIST"
@@ -26,7 +26,7 @@ def _files(config: ImageDataset, split: Split) -> tuple[Path, Path]:
     prefix = {"train": "train", "test": "t10k"}[split]
     images, labels = (
         [
-            Path(config.root, folder, f"{prefix}-{name}-ubyte{suffix}")
+            root_of(config) / folder / f"{prefix}-{name}-ubyte{suffix}"
             for folder in _FOLDERS
             for suffix in (".gz", "")
         ]
@@ -50,7 +50,7 @@ def read(config: ImageDataset, split: Split, progress: Progress | None = None) -
     if config.download and not all(path.is_file() for path in _files(config, split)):
         from torchvision.datasets import FashionMNIST  # noqa: PLC0415  (see `common`)
 
-        make = partial(FashionMNIST, config.root, download=True)
+        make = partial(FashionMNIST, root_of(config), download=True)
         published.construct(config, _TITLE, make, {})
     published.require(config, _TITLE, _files(config, split))
     images, labels = _files(config, split)

@@ -17,22 +17,23 @@ from trainables.sources.common import (
     TrainingSet,
     empty,
     fingerprint,
+    root_of,
 )
 
 
 def _folder(config: ImageDataset, split: Split) -> Path:
-    return Path(config.root, config.train if split == "train" else config.test)
+    return root_of(config) / (config.train if split == "train" else config.test)
 
 
 def _classes(folder: Path) -> list[str]:
     """Names of the classes, sorted: the order of their numbers."""
     if not folder.is_dir():
-        raise DataError(f"no folder {folder.absolute()}; it must hold a folder for every class")
+        raise DataError(f"no folder {folder}; it must hold a folder for every class")
     names = sorted(
         entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
     )
     if len(names) < 2:  # noqa: PLR2004
-        raise DataError(f"{folder.absolute()} holds {len(names)} class folders; 2 are the least")
+        raise DataError(f"{folder} holds {len(names)} class folders; 2 are the least")
     return names
 
 
@@ -46,7 +47,7 @@ def _pictures(folder: Path) -> list[Path]:
     ]
     if not found:
         allowed = ", ".join(sorted(pictures.SUFFIXES))
-        raise DataError(f"{folder.absolute()} holds no pictures ({allowed})")
+        raise DataError(f"{folder} holds no pictures ({allowed})")
     return sorted(found)
 
 

@@ -21,6 +21,7 @@ from trainables.sources.common import (
     TrainingSet,
     empty,
     fingerprint,
+    root_of,
 )
 
 _IMAGES = ("img", "image")
@@ -31,7 +32,7 @@ _ROWS = 1024
 
 def _files(config: ImageDataset, split: Split) -> list[Path]:
     """Files of a split, sorted: their paths below `root` match its pattern, not the other's."""
-    root = Path(config.root)
+    root = root_of(config)
     found = sorted(root.rglob("*.parquet"))
     patterns = {"train": config.train, "test": config.test}
     matching = {
@@ -48,7 +49,7 @@ def _files(config: ImageDataset, split: Split) -> list[Path]:
         )
     if split == "train" and not matching["train"]:
         others = f"; others there: {', '.join(p.name for p in found[:3])}" if found else ""
-        raise DataError(f"no file *{config.train}*.parquet in {root.absolute()}{others}")
+        raise DataError(f"no file *{config.train}*.parquet in {root}{others}")
     return matching[split]
 
 
@@ -137,9 +138,8 @@ def measure(config: ImageDataset) -> TrainingSet:
 
 def identity(config: ImageDataset, split: Split) -> Any:
     """Names, sizes and times of the files; the training set says how many classes there are."""
-    root = Path(config.root)
     both = sorted({*_files(config, "train"), *_files(config, split)})
-    return fingerprint(root, both)
+    return fingerprint(root_of(config), both)
 
 
 def read(config: ImageDataset, split: Split, progress: Progress | None = None) -> Part:

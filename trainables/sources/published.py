@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import ImageDataset
-from trainables.sources.common import DataError
+from trainables.sources.common import DataError, root_of
 
 
 def require(config: ImageDataset, title: str, files: Iterable[Path]) -> None:
@@ -17,7 +17,7 @@ def require(config: ImageDataset, title: str, files: Iterable[Path]) -> None:
     missing = [path for path in files if not path.is_file()]
     if missing and not config.download:
         raise DataError(
-            f"no {title} in {Path(config.root).absolute()} (no {missing[0].name}); put its files "
+            f"no {title} in {root_of(config)} (no {missing[0].name}); put its files "
             "there, or say `download: true`"
         )
 
@@ -40,7 +40,7 @@ def construct(
     from torchvision.datasets.utils import check_integrity  # noqa: PLC0415
 
     require(config, title, md5s)
-    root = Path(config.root)
+    root = root_of(config)
     try:
         if not config.download:
             return make()
@@ -55,4 +55,4 @@ def construct(
                 ) from error
         # urllib and torchvision raise all sorts; a file that is whole may still be unreadable.
         action = "fetch" if config.download else "read"
-        raise DataError(f"cannot {action} {title} in {root.absolute()}: {error}") from error
+        raise DataError(f"cannot {action} {title} in {root}: {error}") from error

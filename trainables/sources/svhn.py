@@ -15,6 +15,7 @@ from trainables.sources.common import (
     Split,
     TrainingSet,
     fingerprint,
+    root_of,
 )
 
 SIZE = TrainingSet(samples=73_257, classes=10, shape=(3, 32, 32))
@@ -22,7 +23,7 @@ SIZE = TrainingSet(samples=73_257, classes=10, shape=(3, 32, 32))
 
 
 def _file(config: ImageDataset, split: Split) -> Path:
-    return Path(config.root, f"{split}_32x32.mat")
+    return root_of(config) / f"{split}_32x32.mat"
 
 
 def measure(config: ImageDataset) -> TrainingSet:
@@ -36,7 +37,7 @@ def identity(config: ImageDataset, split: Split) -> list[tuple[str, int, int]]:
     file = _file(config, split)
     if not file.is_file():
         _construct(config, split)
-    return fingerprint(Path(config.root), [file])
+    return fingerprint(root_of(config), [file])
 
 
 def read(config: ImageDataset, split: Split, progress: Progress | None = None) -> Part:
@@ -51,7 +52,7 @@ def _construct(config: ImageDataset, split: Split) -> Any:
     return published.construct(
         config,
         "SVHN",
-        partial(SVHN, config.root, split=split, download=config.download),
+        partial(SVHN, root_of(config), split=split, download=config.download),
         {_file(config, split): SVHN.split_list[split][2]},
     )
 

@@ -14,6 +14,7 @@ import torchvision.datasets
 
 from trainables import datasets, sizes
 from trainables.config import ImageDataset
+from trainables.parts import PATH_VARIABLE
 from trainables.sources import cifar, fashion_mnist, svhn
 from trainables.sources.common import DataError
 
@@ -165,6 +166,17 @@ def test_a_damaged_matlab_file_is_named(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=f"{path} is damaged: its MD5"):
         datasets.load(ImageDataset(name="svhn", root=str(tmp_path)))
+
+
+def test_a_relative_folder_starts_where_the_search_did(tmp_path, monkeypatch):
+    _write_fashion(tmp_path / "data", ".gz")
+    config = ImageDataset(name="fashion_mnist", root="data")
+    (tmp_path / "worker").mkdir()
+    monkeypatch.chdir(tmp_path / "worker")
+    with pytest.raises(DataError, match=f"no Fashion-MNIST in {tmp_path}/worker/data"):
+        datasets.read(config, "train")
+    monkeypatch.setenv(PATH_VARIABLE, str(tmp_path))
+    assert len(datasets.read(config, "train").labels) == 40
 
 
 PUBLISHED = {
