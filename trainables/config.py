@@ -4,9 +4,17 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 CLASSIFICATION_DATASETS = (
     "digits",
@@ -40,6 +48,13 @@ def is_own(name: str) -> bool:
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Temperature = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 KdWeight = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+T = TypeVar("T")
+Tuple = Annotated[
+    tuple[T, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]
+"""A list in YAML and JSON; unlike a list it can be hashed."""
 
 
 class Strict(BaseModel):
@@ -87,7 +102,7 @@ class ImageDataset(Strict):
         {"download", "noise", "subset", "augmentation", "image_size", "train", "test"}
     )
 
-    name: str
+    name: str = Field(json_schema_extra={"not": {"const": "ridge"}})
     """The source: one of `CLASSIFICATION_DATASETS`, or `package.module:function`."""
     root: str = "data"
     """Folder of the files on disk (unused by `digits`)."""
@@ -158,7 +173,7 @@ class Recipe(Strict):
     """Of `sgd`; `adamw` has its usual 0.9 and 0.999."""
     weight_decay: float = Field(5e-4, ge=0.0, allow_inf_nan=False)
     lr_schedule: Literal["cosine", "multistep", "constant"] = "cosine"
-    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    milestones: Tuple[Fraction] = (0.5, 0.75)
     """Parts of the budget after which `multistep` multiplies the learning rate by `gamma`."""
     gamma: float = Field(0.1, gt=0.0, lt=1.0)
     warmup: float = Field(0.0, ge=0.0, lt=1.0)
@@ -211,11 +226,12 @@ class Pruning(Strict):
 
 
 class TeacherFile(Strict):
-    """A teacher that the user brings."""
+    """Weights of a teacher that the user brings."""
 
-    architecture: str
     file: str
-    """Weights: safetensors, or a state dictionary that `torch.load` reads with `weights_only`."""
+    """Safetensors, or a state dictionary that `torch.load` reads with `weights_only`."""
+    sha256: str | None = None
+    """Of the file's content; filled in when the search is planned."""
 
 
 class TrialConfig(Strict):
@@ -270,7 +286,7 @@ class TeacherSpec(Strict):
     recipe: Recipe
     seed: int
     fraction: Fraction = 1.0
-    file: str | None = None
+    file: TeacherFile | None = None
     """Weights that the user brings, instead of training."""
 
     @property
@@ -282,7 +298,7 @@ class TeacherSpec(Strict):
     def label(self) -> str:
         """The same for people."""
         if self.file:
-            return f"teacher {self.architecture} from {self.file}"
+            return f"teacher {self.architecture} from {self.file.file}"
         data = "" if self.fraction == 1.0 else f" on {100 * self.fraction:.4g}% of the data"
         return f"teacher {self.architecture}{f' (seed {self.seed})' if self.seed else ''}{data}"
 
@@ -357,14 +373,13 @@ def artifacts(config: TrialConfig) -> list[Artifact]:
 
 def teacher_spec(config: TrialConfig) -> TeacherSpec:
     """The teacher that a trial learns from."""
-    brought = config.teacher_file
     return TeacherSpec(
         dataset=config.dataset,
-        architecture=brought.architecture if brought else config.teacher,
+        architecture=config.teacher,
         recipe=config.recipe,
         seed=config.teacher_seed,
         fraction=config.teacher_fraction,
-        file=brought.file if brought else None,
+        file=config.teacher_file,
     )
 
 

@@ -34,14 +34,23 @@ def prepare(
     if isinstance(artifact, DatasetSpec):
         splits = datasets.load(artifact.dataset, cache_folder, progress)
         return {"samples": str(len(splits.labels)), "classes": str(splits.classes)}
-    make = {
-        TeacherSpec: teachers.make_teacher,
-        SoftLabelsSpec: teachers.make_soft_labels,
-        ScoresSpec: make_scores,
-    }[type(artifact)]
     return cache.get_or_make(
-        cache_folder, artifact.key, lambda: make(artifact, cache_folder, progress)
+        cache_folder, artifact.key, lambda: _make(artifact, cache_folder, progress)
     )[1]
+
+
+def _make(
+    artifact: TeacherSpec | SoftLabelsSpec | ScoresSpec,
+    cache_folder: Path,
+    progress: Progress | None,
+) -> cache.Entry:
+    match artifact:
+        case TeacherSpec():
+            return teachers.make_teacher(artifact, cache_folder, progress)
+        case SoftLabelsSpec():
+            return teachers.make_soft_labels(artifact, cache_folder, progress)
+        case ScoresSpec():
+            return make_scores(artifact, cache_folder, progress)
 
 
 def open_training(config: TrialConfig, cache_folder: Path) -> engine.Trainable:

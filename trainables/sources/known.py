@@ -37,7 +37,7 @@ def find_source(config: ImageDataset) -> Format:
         near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise DataError(
-            f"{name!r}: unknown data set{hint} Known: {', '.join(SOURCES)}, and "
+            f"{name!r}: unknown data set{hint} Known: {', '.join((*SOURCES, 'ridge'))}, and "
             "package.module:function of your own.",
             "name",
         )
