@@ -4,7 +4,9 @@ Whatever the mirror does can be done again: runs carry the identity of what they
 the journal's own times. A delivery that was cut off, or made twice, leaves each fact once.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ ITEMS_PER_REQUEST = 900
 _PAGE_RUNS = 1000
 _REFUSALS = 3
 """How often MLflow may refuse a run before it is left out."""
+_PARENT = str(Kind.SEARCH)
 _TRIAL_STATUS = {
     Outcome.COMPLETE: "FINISHED",
     Outcome.STOPPED_EARLY: "FINISHED",
@@ -35,7 +38,6 @@ _TRIAL_STATUS = {
     Outcome.TIMEOUT: "FAILED",
 }
 _SEARCH_STATUS = {
-    SearchState.RUNNING: "RUNNING",
     SearchState.COMPLETE: "FINISHED",
     SearchState.INTERRUPTED: "KILLED",
     SearchState.FAILED: "FAILED",
@@ -43,29 +45,41 @@ _SEARCH_STATUS = {
 
 
 @dataclass
+class _There:
+    """A run as MLflow has it."""
+
+    run_id: str
+    status: str = "RUNNING"
+    whole: bool = False
+    """Whether all of it was sent."""
+
+
+@dataclass
 class _Run:
-    """One run and what waits to be sent to it."""
+    """A run as it shall be, and what waits to be sent to it."""
 
     name: str
     tags: dict[str, str]
     """Tags it is created with."""
-    params: list[Param] = field(default_factory=list)
+    params: list[Param]
     needs: list[Artifact] = field(default_factory=list)
-    """What the trial uses; its runs are linked."""
-    run_id: str | None = None
-    status: str = "RUNNING"
-    """As MLflow knows it."""
-    whole: bool = False
-    """Whether an earlier delivery sent all of it."""
-    refusals: int = 0
+    """What the trial uses; their runs are linked."""
     start_time: int = 0
+    """In milliseconds since 1970; 0 before it is taken up, when MLflow need not know of it."""
+    running: bool = False
+    """Whether a worker is on it."""
     metrics: list[Metric] = field(default_factory=list)
     end_tags: list[RunTag] = field(default_factory=list)
     end: tuple[str, int] | None = None
+    """Status and time."""
 
 
 class RefusedError(KdcurveError):
     """MLflow has something of this name that is not this search's."""
+
+
+class RefusedRunError(KdcurveError):
+    """MLflow refused one run, which will be tried again; the others arrived."""
 
 
 def _ms(seconds: float) -> int:
@@ -80,32 +94,42 @@ class Mirror:
         client: of the MLflow that mirrors it.
         artifact_root: where a new experiment keeps artifacts; None leaves it to the server.
         answers: folder of the answers' files, uploaded whenever there is an answer.
+        proceed: called before a run is sent; what it raises cuts the delivery off.
     """
 
     def __init__(
-        self, spec: SearchSpec, client: MlflowClient, artifact_root: str | None, answers: Path
+        self,
+        spec: SearchSpec,
+        client: MlflowClient,
+        artifact_root: str | None,
+        answers: Path,
+        proceed: Callable[[], None] = lambda: None,
     ) -> None:
         self._spec = spec
         self._client = client
         self._artifact_root = artifact_root
         self._answers = answers
+        self._proceed = proceed
         self._contexts = {context.key: context for context in spec.context_list}
         self._planned: Event | None = None
-        self._state: Event | None = None
+        self._turn: Event | None = None
         """The newest event that changed the search's state, until it is delivered."""
-        self._answer: Event | None = None
-        self._ended = dict.fromkeys(Outcome, 0)
-        self._progress: list[Metric] = []
+        self._points: list[Metric] = []
+        """Progress and answers, metrics of the parent run."""
+        self._ended: Counter[Outcome] = Counter()
         self._runs: dict[str, _Run] = {}
-        """What is not wholly delivered, by identity."""
-        self._shared: dict[str, str] = {}
-        """Run ids of teachers and scores by key."""
-        self._found: dict[str, Any] = {}
-        """MLflow's runs of this search at the last look, by identity."""
-        self._opened = False
+        """What is not wholly delivered, by identity: a trial's number, an artifact's key."""
+        self._there: dict[str, _There] = {}
+        """What MLflow has of it, by identity."""
+        self._looked = False
         """Whether it is known which runs MLflow has."""
+        self._may_be_twice = False
+        """Whether a run was created by a request that seemed lost, perhaps."""
+        self._new_answer = False
+        self._spec_sent = False
         self._experiment_id = ""
-        self.parent_run_id = ""
+        self._tries: Counter[str] = Counter()
+        self._refusal: RefusedRunError | None = None
         self.delivered = 0
         """Trials that MLflow has from start to end."""
         self.refused: dict[str, str] = {}
@@ -113,79 +137,98 @@ class Mirror:
 
     def take(self, event: Event) -> None:
         """Work one event into what is to be sent."""
-        number, data = event.trial, event.data
         match event.kind:
-            case EventKind.PLANNED:
-                self._planned = self._state = event
-            case EventKind.RESUMED | EventKind.CLOSED:
-                self._state = event
-            case EventKind.ANSWER:
-                self._answer = event
+            case EventKind.PLANNED | EventKind.RESUMED | EventKind.CLOSED:
+                self._turn = event
+                self._planned = self._planned or event
+                for run in self._runs.values():
+                    run.running = False  # whatever ran in an earlier life is gone
             case EventKind.PREPARED:
-                self._runs[data["key"]] = self._describe_shared(event)
-            case EventKind.PROPOSED:
-                assert number is not None  # noqa: S101  (the writer's invariant)
-                self._runs[str(number)] = self._describe_trial(number, data)
-        run = self._runs.get(str(number))
-        if run is None:
-            return
-        match event.kind:
-            case EventKind.STARTED:
-                run.start_time = run.start_time or _ms(event.time)
-            case EventKind.REPORTED:
-                at = _ms(event.time)
-                run.metrics += [
-                    Metric(key, value, at, data["epoch"]) for key, value in data["metrics"].items()
+                self._runs[event.data["key"]] = self._describe_shared(event)
+            case EventKind.ANSWER:
+                self._new_answer = True
+                curve = curve_points(event.data["curve"], self._spec.tuned)
+                self._points += [
+                    Metric(name, weight, _ms(event.time), step) for name, weight, step in curve
                 ]
+            case EventKind.PROPOSED:
+                self._runs[str(event.trial)] = self._describe_trial(event)
             case EventKind.ENDED:
-                self._end(run, event)
+                self._count(event)
+        if (trial := self._runs.get(str(event.trial))) is not None:
+            _take_into(trial, event)
 
-    def _end(self, run: _Run, event: Event) -> None:
+    def _count(self, event: Event) -> None:
         outcome, at = Outcome(event.data["outcome"]), _ms(event.time)
-        run.end_tags.append(RunTag(record.TAG_OUTCOME, outcome))
-        if event.data["reason"]:
-            run.end_tags.append(RunTag(record.TAG_REASON, event.data["reason"]))
-        run.end = (_TRIAL_STATUS[outcome], at)
-        run.start_time = run.start_time or at  # one that never came to start has a run too
         self._ended[outcome] += 1
-        ended = sum(self._ended.values())
-        self._progress += [
+        ended = self._ended.total()
+        self._points += [
             Metric("trials_ended", ended, at, ended),
             Metric(f"trials_{outcome}", self._ended[outcome], at, ended),
         ]
 
-    def send(self) -> None:
-        """Send all that waits; after a failure it can be called again.
+    def send(self, *, caught_up: bool) -> None:
+        """Send all that waits; it can be called again, whatever it raised.
+
+        Args:
+            caught_up: no more events are known, so that the search stands as they say.
 
         Raises:
             RefusedError: the experiment of this name is not this search's.
+            RefusedRunError: MLflow refused one run; it will be left out if it goes on like that.
             Exception: whatever MLflow raises.
         """
         if self._planned is None:
             return
-        if not self._opened:
-            self._open(self._planned)
-            self._opened = True
+        self._refusal = None
+        if not self._looked:
+            self._look(self._planned)
         for identity, run in list(self._runs.items()):
-            try:
-                self._send(identity, run)
-            except Exception as error:
-                run.refusals += 1
-                # The others need not wait for a run that MLflow does not take.
-                if not (self._opened and _concerns_one_run(error)):
-                    raise
-                if run.refusals >= _REFUSALS:
-                    self.refused[run.name] = redacted(str(error).splitlines()[0])
-                    del self._runs[identity]
-        self._send_parent()
+            if not run.start_time:
+                continue
+            self._proceed()
+            with self._refusable(run.name):
+                self._send(identity, run, caught_up)
+            if run.name in self.refused:
+                del self._runs[identity]
+        closed = self._turn is not None and self._turn.kind is EventKind.CLOSED
+        if caught_up and closed and self._may_be_twice:
+            self._look(self._planned)
+            self._may_be_twice = False
+        with self._refusable(self._spec.name):
+            self._send_parent(caught_up)
+        if self._spec.name in self.refused:
+            self._points.clear()
+            self._turn = None
+        if self._refusal is not None:
+            raise self._refusal
 
-    def _open(self, planned: Event) -> None:
+    @contextmanager
+    def _refusable(self, name: str) -> Iterator[None]:
+        """Let the others go on when MLflow refuses what concerns one run only."""
+        try:
+            yield
+            del self._tries[name]
+        except Exception as error:
+            if not _concerns_one_run(error):
+                raise
+            # Before it is tried again: is the experiment still there, and the parent run?
+            self._looked = False
+            self._tries[name] += 1
+            why = redacted(str(error).splitlines()[0])
+            if self._tries[name] < _REFUSALS:
+                self._refusal = RefusedRunError(f"{name}: {why}")
+            else:
+                self.refused[name] = why
+
+    def _look(self, planned: Event) -> None:
         """Find or create the experiment, the parent run and the runs already there."""
-        name = self._spec.name
-        identity = str(_ms(planned.time))
+        name, identity = self._spec.name, identity_of(planned)
         experiment = self._client.get_experiment_by_name(name)
         require_ours(name, experiment, identity)
-        if experiment is None:
+        if experiment is not None:
+            self._experiment_id = experiment.experiment_id
+        else:
             root = self._artifact_root
             self._experiment_id = self._client.create_experiment(
                 name,
@@ -196,18 +239,29 @@ class Mirror:
                     record.TAG_PLANNED: identity,
                 },
             )
-        else:
-            self._experiment_id = experiment.experiment_id
-        parent = None
-        self._found = {}
+        before = {there.run_id for there in self._there.values()}
+        self._there.pop(_PARENT, None)
+        found: dict[str, list[Any]] = {}
         for run in self._all_runs():
-            tags = run.data.tags
-            if tags.get(record.TAG_KIND) == Kind.SEARCH:
-                parent = run
-            elif (found := tags.get(record.TAG_TRIAL) or tags.get(record.TAG_ARTIFACT)) is not None:
-                self._found[found] = run
-        self.parent_run_id = parent.info.run_id if parent else self._create_parent(planned)
+            if (which := _identity(run.data.tags)) is not None:
+                found.setdefault(which, []).append(run)
+        for which, runs in found.items():
+            # Two of one identity: the request that created one of them seemed lost.
+            first, *others = sorted(
+                runs, key=lambda r: (r.info.run_id not in before, not _is_whole(r), r.info.run_id)
+            )
+            for other in others:
+                self._client.delete_run(other.info.run_id)
+            self._there[which] = _There(first.info.run_id, first.info.status, _is_whole(first))
+        if _PARENT not in self._there:
+            tags = {
+                record.TAG_KIND: Kind.SEARCH,
+                record.TAG_SEARCH: name,
+                record.TAG_STATE: SearchState.RUNNING,
+            }
+            self._create(_PARENT, name, _ms(planned.time), tags)
         self._describe_parent(planned)
+        self._looked = True
 
     def _all_runs(self) -> Iterator[Any]:
         token = None
@@ -220,30 +274,25 @@ class Mirror:
             if not token:
                 return
 
-    def _create_parent(self, planned: Event) -> str:
-        spec, data = self._spec, planned.data
-        tags = {
-            record.TAG_KIND: Kind.SEARCH,
-            record.TAG_SEARCH: spec.name,
-            record.TAG_OBJECTIVE: spec.objective,
-            record.TAG_STATE: SearchState.RUNNING,
-            "mlflow.source.git.commit": data.get("git_commit") or "",
-            **{f"kdcurve.version.{k}": v for k, v in data.get("versions", {}).items()},
-            **{f"kdcurve.hardware.{k}": str(v) for k, v in data.get("hardware", {}).items()},
-        }
-        run = self._client.create_run(
-            self._experiment_id,
-            start_time=_ms(planned.time),
-            run_name=spec.name,
-            tags={k: v for k, v in tags.items() if v},
-        )
-        return str(run.info.run_id)
+    def _create(self, identity: str, name: str, start_time: int, tags: dict[str, str]) -> _There:
+        try:
+            run = self._client.create_run(
+                self._experiment_id, start_time=start_time, run_name=name, tags=tags
+            )
+        except Exception:
+            # MLflow may have made it all the same, or do so yet: look before the next try, and
+            # again at the end.
+            self._looked, self._may_be_twice = False, True
+            raise
+        there = self._there[identity] = _There(run.info.run_id)
+        return there
 
     def _describe_parent(self, planned: Event) -> None:
         """What the search is. What an extension may change are tags: parameters are for ever."""
-        spec = self._spec
+        spec, data = self._spec, planned.data
         plan = make_plan(spec)
         tags = {
+            record.TAG_OBJECTIVE: spec.objective,
             record.TAG_TUNED: ",".join(spec.tuned),
             record.TAG_KD_WEIGHT_RANGE: f"{spec.tune.kd_weight.low},{spec.tune.kd_weight.high}",
             "kdcurve.plan.contexts": plan.contexts,
@@ -253,27 +302,28 @@ class Mirror:
             "kdcurve.plan.shared_samples": plan.artifact_samples,
             "kdcurve.sampler": spec.sampler,
             "kdcurve.early_stopping": spec.early_stopping.name,
+            "mlflow.source.git.commit": data.get("git_commit") or "",
+            **{f"kdcurve.version.{k}": v for k, v in data.get("versions", {}).items()},
+            **{f"kdcurve.hardware.{k}": v for k, v in data.get("hardware", {}).items()},
         }
-        self._client.log_dict(
-            self.parent_run_id, spec.model_dump(mode="json", exclude_none=True), "search.json"
-        )
         self._client.log_batch(
-            self.parent_run_id,
+            self._there[_PARENT].run_id,
             params=[Param("dataset", spec.dataset.name), Param("student", spec.student)],
-            tags=[RunTag(key, str(value)) for key, value in tags.items()],
+            tags=[RunTag(key, str(value)) for key, value in tags.items() if value != ""],
         )
 
-    def _describe_trial(self, number: int, proposed: dict[str, Any]) -> _Run:
-        context = self._contexts[proposed["context"]]
-        config = self._spec.trial_config(context, proposed["values"], proposed["seed"])
+    def _describe_trial(self, proposed: Event) -> _Run:
+        data = proposed.data
+        context = self._contexts[data["context"]]
+        config = self._spec.trial_config(context, data["values"], data["seed"])
         tags = {
             record.TAG_KIND: Kind.TRIAL,
             record.TAG_SEARCH: self._spec.name,
-            record.TAG_TRIAL: str(number),
+            record.TAG_TRIAL: str(proposed.trial),
             record.TAG_CONTEXT: context.key,
             record.TAG_CONTEXT_LABEL: context.label,
         }
-        if proposed["start_design"]:
+        if data["start_design"]:
             tags[record.TAG_START_DESIGN] = "true"
         needs = [
             artifact
@@ -281,123 +331,130 @@ class Mirror:
             if isinstance(artifact, ScoresSpec) or config.kd_weight > 0
         ]
         params = self._spec.trial_params(context, config)
-        return _Run(
-            f"trial-{number}",
-            tags,
-            [Param(key, str(value)) for key, value in params.items()],
-            needs,
-        )
+        return _Run(f"trial-{proposed.trial}", tags, _params(params), needs)
 
     def _describe_shared(self, prepared: Event) -> _Run:
         data = prepared.data
         spec = data.get("artifact", {})
-        kind = Kind.TEACHER if data["key"].startswith("teacher") else Kind.SCORES
         tags = {
-            record.TAG_KIND: kind,
+            record.TAG_KIND: Kind.TEACHER if data["key"].startswith("teacher") else Kind.SCORES,
             record.TAG_SEARCH: self._spec.name,
             record.TAG_ARTIFACT: data["key"],
         }
         params = {**spec, **spec.get("recipe", {}), "dataset": self._spec.dataset.name}
         params = {k: v for k, v in params.items() if k != "recipe" and v is not None}
-        metrics = {k: v for k, v in data["metadata"].items() if _is_number(v)}
         end = _ms(prepared.time)
         return _Run(
             data["key"],
             tags,
-            [Param(key, str(value)) for key, value in params.items()],
+            _params(params),
             start_time=_ms(prepared.time - data.get("seconds", 0.0)),
-            metrics=[Metric(key, float(value), end, 0) for key, value in metrics.items()],
+            metrics=[
+                Metric(key, float(value), end, 0)
+                for key, value in data["metadata"].items()
+                if _is_number(value)
+            ],
             end_tags=[RunTag(record.TAG_OUTCOME, Outcome.COMPLETE)],
             end=("FINISHED", end),
         )
 
-    def _send(self, identity: str, run: _Run) -> None:
+    def _send(self, identity: str, run: _Run, caught_up: bool) -> None:
         """Send what waits for one run; what has arrived is not sent again."""
-        if not run.start_time:
-            return
-        if run.run_id is None and (found := self._found.pop(identity, None)) is not None:
-            run.run_id, run.status = found.info.run_id, found.info.status
-            run.whole = record.TAG_OUTCOME in found.data.tags and run.status != "RUNNING"
-        if run.whole:
+        there = self._there.get(identity)
+        if there is None:
+            tags = {**run.tags, MLFLOW_PARENT_RUN_ID: self._there[_PARENT].run_id}
+            there = self._create(identity, run.name, run.start_time, tags)
+        if there.whole:
             run.metrics.clear()
-            if run.end is not None:
-                self._done(identity, run)
-            return
-        run_id = run.run_id or self._create(run)
-        if run.status != "RUNNING":
-            self._client.update_run(run_id, status="RUNNING")
-            run.status = "RUNNING"
-        while run.metrics or run.params:
-            batch = run.metrics[:ITEMS_PER_REQUEST]
-            self._client.log_batch(run_id, metrics=batch, params=run.params)
-            run.params = []
-            del run.metrics[: len(batch)]
-        if run.end is not None:
-            status, at = run.end
-            self._client.log_batch(run_id, tags=run.end_tags)
-            self._client.set_terminated(run_id, status, at)
-            self._done(identity, run)
-
-    def _create(self, run: _Run) -> str:
-        tags = {**run.tags, MLFLOW_PARENT_RUN_ID: self.parent_run_id}
-        for artifact in run.needs:
-            if artifact.key in self._shared:
-                teacher = isinstance(artifact, TeacherSpec)
-                link = record.TAG_TEACHER_RUN if teacher else record.TAG_SCORES_RUN
-                tags[link] = self._shared[artifact.key]
-        # If the answer is lost the run may exist: the next try looks for it first.
-        self._opened = False
-        created = self._client.create_run(
-            self._experiment_id, start_time=run.start_time, run_name=run.name, tags=tags
-        )
-        self._opened = True
-        run.run_id = str(created.info.run_id)
-        return run.run_id
-
-    def _done(self, identity: str, run: _Run) -> None:
-        assert run.run_id is not None  # noqa: S101  (it was sent)
-        if record.TAG_ARTIFACT in run.tags:
-            self._shared[identity] = run.run_id
         else:
-            self.delivered += 1
-        del self._runs[identity]
+            self._send_data(there, run)
+        if run.end is not None:
+            if record.TAG_TRIAL in run.tags:
+                self.delivered += 1
+            del self._runs[identity]
+        elif caught_up and not there.whole:
+            status = "RUNNING" if run.running else "KILLED"
+            if there.status != status:
+                # Without an end time: whoever resumes the search goes on with it.
+                self._client.update_run(there.run_id, status)
+                there.status = status
 
-    def _send_parent(self) -> None:
+    def _send_data(self, there: _There, run: _Run) -> None:
+        tags = self._links(run) if run.params else []
+        while True:
+            batch = run.metrics[:ITEMS_PER_REQUEST]
+            last = len(batch) == len(run.metrics)
+            if last:
+                tags += run.end_tags
+            self._client.log_batch(there.run_id, batch, run.params, tags)
+            run.params, tags = [], []
+            del run.metrics[: len(batch)]
+            if last:
+                break
+        if run.end is not None:
+            self._client.set_terminated(there.run_id, *run.end)
+            there.whole = True
+
+    def _links(self, run: _Run) -> list[RunTag]:
+        """Tags that name the runs of what a trial uses."""
+        return [
+            RunTag(
+                record.TAG_TEACHER_RUN if isinstance(each, TeacherSpec) else record.TAG_SCORES_RUN,
+                self._there[each.key].run_id,
+            )
+            for each in run.needs
+            if each.key in self._there
+        ]
+
+    def _send_parent(self, caught_up: bool) -> None:
         """Progress, answers and state, after the trials that they speak of."""
-        while self._progress:
-            batch = self._progress[:ITEMS_PER_REQUEST]
-            self._client.log_batch(self.parent_run_id, metrics=batch)
-            del self._progress[: len(batch)]
-        if self._answer is not None:
-            self._send_answer(self._answer)
-            self._answer = None
-        if self._state is not None:
-            self._send_state(self._state)
-            self._state = None
+        run_id = self._there[_PARENT].run_id
+        while self._points:
+            batch = self._points[:ITEMS_PER_REQUEST]
+            self._client.log_batch(run_id, metrics=batch)
+            del self._points[: len(batch)]
+        if not caught_up:
+            return
+        if self._turn is not None:
+            self._send_turn(run_id, self._turn)
+            self._turn = None
+        # Files last: they have a store of their own, which may fail on its own.
+        if not self._spec_sent:
+            plain = self._spec.model_dump(mode="json", exclude_none=True)
+            self._client.log_dict(run_id, plain, "search.json")
+            self._spec_sent = True
+        if self._new_answer and self._answers.is_dir():
+            self._client.log_artifacts(run_id, str(self._answers))
+        self._new_answer = False
 
-    def _send_answer(self, event: Event) -> None:
-        """Files as artifacts of the parent run; the curve as metrics that MLflow's UI plots."""
-        if self._answers.is_dir():
-            self._client.log_artifacts(self.parent_run_id, str(self._answers))
-        at = _ms(event.time)
-        points = curve_points(event.data["curve"], self._spec.tuned)
-        self._client.log_batch(
-            self.parent_run_id,
-            metrics=[Metric(name, weight, at, step) for name, weight, step in points],
-        )
-
-    def _send_state(self, event: Event) -> None:
+    def _send_turn(self, run_id: str, event: Event) -> None:
         closed = event.kind is EventKind.CLOSED
         state = SearchState(event.data["state"]) if closed else SearchState.RUNNING
-        self._client.set_tag(self.parent_run_id, record.TAG_STATE, state)
-        if not closed:
-            self._client.update_run(self.parent_run_id, status="RUNNING")
-            return
-        for run in self._runs.values():  # cut off; whoever resumes the search goes on with them
-            if run.run_id is not None and run.status == "RUNNING":
-                self._client.set_terminated(run.run_id, "KILLED", _ms(event.time))
-                run.status = "KILLED"
-        self._client.set_terminated(self.parent_run_id, _SEARCH_STATUS[state], _ms(event.time))
+        self._client.set_tag(run_id, record.TAG_STATE, state)
+        if closed:
+            self._client.set_terminated(run_id, _SEARCH_STATUS[state], _ms(event.time))
+        else:
+            self._client.update_run(run_id, "RUNNING")
+
+
+def _take_into(run: _Run, event: Event) -> None:
+    """What an event of a trial adds to its run."""
+    at, data = _ms(event.time), event.data
+    match event.kind:
+        case EventKind.STARTED:
+            run.start_time = run.start_time or at
+            run.running = True
+        case EventKind.REPORTED:
+            run.metrics += [
+                Metric(key, value, at, data["epoch"]) for key, value in data["metrics"].items()
+            ]
+        case EventKind.ENDED:
+            outcome = Outcome(data["outcome"])
+            run.start_time = run.start_time or at  # one that never came to start has a run too
+            run.end = (_TRIAL_STATUS[outcome], at)
+            run.end_tags = [RunTag(record.TAG_OUTCOME, outcome)]
+            if data["reason"]:
+                run.end_tags.append(RunTag(record.TAG_REASON, data["reason"]))
 
 
 def require_ours(name: str, experiment: Any, identity: str | None) -> None:
@@ -424,19 +481,40 @@ def require_ours(name: str, experiment: Any, identity: str | None) -> None:
         raise RefusedError(f"MLflow has a search {name!r} of another record; {place}")
 
 
+def identity_of(planned: Event) -> str:
+    """What tells a search from another of its name: when it was planned, in milliseconds."""
+    return str(_ms(planned.time))
+
+
 def status_of(error: BaseException) -> int:
-    """The HTTP status that stands for an error; 503 for what is not MLflow's own."""
-    get = getattr(error, "get_http_status_code", None)
-    return int(get()) if get is not None else 503
+    """The HTTP status that stands for an error; 503 for what no server said."""
+    if (get := getattr(error, "get_http_status_code", None)) is not None:
+        return int(get())
+    response = getattr(error, "response", None)  # an upload's error comes from requests itself
+    return 503 if response is None else int(response.status_code)
 
 
 def _concerns_one_run(error: Exception) -> bool:
-    return status_of(error) in {400, 404}
+    return isinstance(error, TypeError) or status_of(error) in {400, 404}
 
 
-def _is_number(text: object) -> bool:
+def _identity(tags: dict[str, str]) -> str | None:
+    if tags.get(record.TAG_KIND) == Kind.SEARCH:
+        return _PARENT
+    return tags.get(record.TAG_TRIAL) or tags.get(record.TAG_ARTIFACT)
+
+
+def _is_whole(run: Any) -> bool:
+    return record.TAG_OUTCOME in run.data.tags and run.info.status in {"FINISHED", "FAILED"}
+
+
+def _params(values: dict[str, Any]) -> list[Param]:
+    return [Param(key, str(value)) for key, value in values.items()]
+
+
+def _is_number(text: str) -> bool:
     try:
-        float(str(text))
+        float(text)
     except ValueError:
         return False
     return True

@@ -35,14 +35,14 @@ def print_places(name: str, places: Places, answers: Any, log_file: Path) -> Non
             law = answers.schedule.laws[0]
             middle = sum(law.range) / 2
             follow.append(
-                f"{_program('kdcurve')} predict {short_path(answers.schedule_file)} "
+                f"{program('kdcurve')} predict {short_path(answers.schedule_file)} "
                 f"--method {law.method} --teacher {law.teacher} --fraction {middle:.2g}"
             )
         else:
             out.print(answers.no_schedule, markup=False, soft_wrap=True)
     if places.tracking_uri.startswith("sqlite:"):
         follow.append(
-            f"{_program('mlflow')} ui --backend-store-uri {places.tracking_uri} "
+            f"{program('mlflow')} ui --backend-store-uri {places.tracking_uri} "
             "--host 127.0.0.1 --port 5000"
         )
     out.print()
@@ -59,9 +59,20 @@ def short_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: `1 file`, `2 files`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def size_text(size_bytes: int) -> str:
+    """A size on disk in MB, as exact as one needs it: `0.03 MB`, `1.2 MB`, `3460 MB`."""
+    megabytes = size_bytes / 1e6
+    return f"{megabytes:.0f} MB" if megabytes >= 10 else f"{megabytes:.2g} MB"  # noqa: PLR2004
+
+
 def next_command(verb: str, name: str, places: Places) -> str:
     """A command on a search, with every place that is not the default."""
-    words = [_program("kdcurve"), verb, name]
+    words = [program("kdcurve"), verb, name]
     if places.home != Places.at().home:
         words += ["--home", short_path(places.home)]
     default = Places.at(places.home)
@@ -71,7 +82,7 @@ def next_command(verb: str, name: str, places: Places) -> str:
     return shlex.join(words)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """How to call a program of this environment from here."""
     beside = Path(sys.argv[0]).absolute().parent / name
     on_path = shutil.which(name)

@@ -5,12 +5,14 @@ it does not take before the search has ended is in the record, for `kdcurve sync
 """
 
 import logging
+import math
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 
+import sqlalchemy as sa
 import tenacity
 from mlflow.tracking import MlflowClient
 
@@ -18,8 +20,15 @@ from analysis.errors import AnalysisError
 from analysis.runs import require_server
 from analysis.secrets import redacted
 from search.errors import KdcurveError
-from search.journal import Journal
-from search.mirror import Mirror, RefusedError, require_ours, status_of
+from search.journal import Journal, cause_of
+from search.mirror import (
+    Mirror,
+    RefusedError,
+    RefusedRunError,
+    identity_of,
+    require_ours,
+    status_of,
+)
 from search.places import Places
 from search.space import SearchSpec
 
@@ -32,22 +41,45 @@ EVENTS_PER_ROUND = 5000
 LONGEST_WAIT_S = 30.0
 LONGEST_LAST_WAIT_S = 2.0
 """Between two tries, while the search runs and after it has ended."""
-# MLflow's own retries would hold a request for minutes; these are made here.
+REFUSED_WAIT_S = 120.0
+"""Between two tries where waiting is no use, unless somebody changes something."""
 _MLFLOW_SETTINGS = {
+    # MLflow's own retries would hold a request for minutes; these are made here.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # It would print a run's address, with the password that may stand in it.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _TRY_AGAIN = {408, 425, 429}
 """Refusals by HTTP status that waiting may cure."""
+_DATABASE_REFUSES = ("authentication failed", "does not exist", "no pg_hba.conf entry")
+"""What PostgreSQL says of a wrong password, user or database."""
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether waiting cannot cure this: no permission, another's experiment, no such host."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, RefusedError | PermissionError):
         return True
     if isinstance(error, AnalysisError):
-        return isinstance(error.__cause__, socket.gaierror)
+        return not _may_come_back(error.__cause__)
     return 400 <= status_of(error) < 500 and status_of(error) not in _TRY_AGAIN  # noqa: PLR2004
+
+
+def _may_come_back(cause: BaseException | None) -> bool:
+    """Whether what could not be reached may be reached later."""
+    if isinstance(cause, socket.gaierror):
+        return cause.errno == socket.EAI_AGAIN
+    if isinstance(cause, sa.exc.OperationalError):
+        return not any(words in str(cause) for words in _DATABASE_REFUSES)
+    return cause is None or isinstance(cause, OSError)
+
+
+class _TimeIsUpError(KdcurveError):
+    """The end of the search has waited as long as it was to."""
+
+
+class _RecordError(KdcurveError):
+    """The record does not answer."""
 
 
 class Delivery(threading.Thread):
@@ -76,8 +108,10 @@ class Delivery(threading.Thread):
         self._mirror: Mirror | None = None
         self._cursor = 0
         self._finishing = threading.Event()
-        self._deadline = float("inf")
+        self._deadline = math.inf
         self._caught_up = False
+        self._told: str | None = None
+        """What the user was last told of a trouble that lasts."""
         self.failure: str | None = None
         """Why the last try failed, None after one that did not."""
         for name, value in _MLFLOW_SETTINGS.items():
@@ -95,14 +129,11 @@ class Delivery(threading.Thread):
         Raises:
             KdcurveError: MLflow refuses, and waiting cannot change that.
         """
-        uri = self._places.tracking_uri
+        name, uri = self._spec.name, self._places.tracking_uri
+        began = [] if new else self._journal.milestones(name)
         try:
             require_server(uri)  # MLflow itself would try a dead database for minutes
-            experiment = MlflowClient(uri).get_experiment_by_name(self._spec.name)
-            if new:
-                require_ours(self._spec.name, experiment, None)
-        except RefusedError:
-            raise
+            experiment = MlflowClient(uri).get_experiment_by_name(name)
         except Exception as error:
             if is_refusal(error) or uri.startswith("sqlite"):
                 raise KdcurveError(f"{self._where} cannot be used: {_cause(error)}") from error
@@ -110,6 +141,7 @@ class Delivery(threading.Thread):
                 f"{self._where} does not answer ({_cause(error)}); the search goes on, and "
                 "delivers its record when it does"
             )
+        require_ours(name, experiment, identity_of(began[0]) if began else None)
         return None
 
     @property
@@ -125,18 +157,16 @@ class Delivery(threading.Thread):
     def run(self) -> None:
         """Follow the journal (the thread's body)."""
         retrying = tenacity.Retrying(
-            wait=tenacity.wait_random_exponential(max=LONGEST_WAIT_S),
-            sleep=self._sleep,
-            stop=self._give_up,
-            before_sleep=self._failed,
+            wait=_wait, sleep=self._sleep, stop=self._give_up, before_sleep=self._failed
         )
         try:
             while True:
                 last_round = self._finishing.is_set()
                 retrying(self._round)
-                if self.failure is not None:
-                    self._say(f"{self._where} answers again")
-                    self.failure = None
+                self.failure = None
+                if self._told is not None:
+                    self._say(f"{self._where} takes the record again")
+                    self._told = None
                 if last_round:
                     self._caught_up = True
                     return
@@ -147,7 +177,9 @@ class Delivery(threading.Thread):
             logger.exception("delivery to MLflow ended")
             self.failure = _cause(error)
 
-    def finish(self, timeout_s: float, waiting: Callable[[], None] | None = None) -> bool:
+    def finish(
+        self, timeout_s: float = math.inf, waiting: Callable[[], None] | None = None
+    ) -> bool:
         """Deliver what is left and stop.
 
         Args:
@@ -168,23 +200,42 @@ class Delivery(threading.Thread):
     def _round(self) -> None:
         """Deliver all there is, a share at a time; safe to repeat after a failure."""
         if self._mirror is None:
-            require_server(self._places.tracking_uri)
-            self._mirror = Mirror(
-                self._spec,
-                MlflowClient(self._places.tracking_uri),
-                self._places.artifact_root(),
-                self._places.answers(self._spec.name),
-            )
-        self._mirror.send()  # what an earlier try left
-        while True:
-            events = self._journal.events(self._spec.name, self._cursor, EVENTS_PER_ROUND)
-            taken = 0
-            for taken, event in enumerate(events, start=1):  # noqa: B007  (counts them)
-                self._mirror.take(event)
+            self._mirror = self._connect()
+        self._mirror.send(caught_up=False)  # what an earlier try left comes first
+        taken = EVENTS_PER_ROUND
+        while taken == EVENTS_PER_ROUND:
+            taken = self._take(self._mirror)
+            self._mirror.send(caught_up=taken < EVENTS_PER_ROUND)
+
+    def _connect(self) -> Mirror:
+        uri, name = self._places.tracking_uri, self._spec.name
+        require_server(uri)
+        return Mirror(
+            self._spec,
+            MlflowClient(uri),
+            self._places.artifact_root(),
+            self._places.answers(name),
+            self._proceed,
+        )
+
+    def _take(self, mirror: Mirror) -> int:
+        """Take in the next events; returns how many."""
+        taken = 0
+        try:
+            for event in self._journal.events(self._spec.name, self._cursor, EVENTS_PER_ROUND):
+                mirror.take(event)
                 self._cursor = event.number
-            if not taken:
-                return
-            self._mirror.send()
+                taken += 1
+        except sa.exc.SQLAlchemyError as error:
+            raise _RecordError(f"the record does not answer: {cause_of(error)}") from error
+        return taken
+
+    def _proceed(self) -> None:
+        if self._is_late():
+            raise _TimeIsUpError("its time was over")
+
+    def _is_late(self) -> bool:
+        return self._finishing.is_set() and time.monotonic() > self._deadline
 
     def _sleep(self, seconds: float) -> None:
         if self._finishing.is_set():
@@ -194,23 +245,35 @@ class Delivery(threading.Thread):
 
     def _give_up(self, state: tenacity.RetryCallState) -> bool:
         """Once the search has ended: after its time, or at once where waiting is no use."""
-        if not self._finishing.is_set() or state.outcome is None:
-            return False
-        error = state.outcome.exception()
-        return time.monotonic() > self._deadline or (error is not None and is_refusal(error))
+        return self._is_late() or (self._finishing.is_set() and is_refusal(_error_of(state)))
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if error is None:
-            return
-        logger.warning("delivery to MLflow failed, trying on: %s", _cause(error))
-        if self.failure is None:
-            verb = "refuses the record" if is_refusal(error) else "does not answer"
-            self._say(f"{self._where} {verb} ({_cause(error)}); the search goes on")
+        error = _error_of(state)
         self.failure = _cause(error)
+        logger.warning("delivery to MLflow failed, trying on: %s", self.failure)
+        if isinstance(error, _RecordError | RefusedRunError):
+            return  # not MLflow's trouble, or not that of all runs
+        trouble = "refuses the record" if is_refusal(error) else "does not take the record now"
+        if trouble != self._told:
+            self._say(f"{self._where} {trouble} ({self.failure}); the search goes on")
+            self._told = trouble
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    if is_refusal(_error_of(state)):
+        return REFUSED_WAIT_S
+    return tenacity.wait_random_exponential(max=LONGEST_WAIT_S)(state)
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None  # noqa: S101  (only failures are retried)
+    return error
 
 
 def _cause(error: BaseException) -> str:
     """One line, without secrets and without a URI that was shown already."""
+    if isinstance(error, AnalysisError) and error.__cause__ is not None:
+        error = error.__cause__
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return redacted(line)[:200]
+    return redacted(line.rpartition("(Caused by ")[2])[:200]

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,12 +9,20 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from search import commands_launch, commands_upkeep
 from search.cli import app
 from search.journal import EventKind, Journal
+from search.lease import Lease
 from search.places import Places
 from search.printing import next_command
+from trainables.record import SearchState
 
-COMMANDS = ["search", "resume", "status", "list", "best", "curve", "fit", "predict", "report"]
+PANELS = {
+    "Launch": ["search", "resume", "status", "list"],
+    "Ask": ["best", "curve", "fit", "predict", "report"],
+    "Upkeep": ["sync", "rerun", "clean", "delete"],
+}
+COMMANDS = [command for panel in PANELS.values() for command in panel]
 SEARCH_FILE = """
 name: mine
 dataset: {name: digits}
@@ -74,9 +83,14 @@ def test_help_shows_an_example_and_where_things_live(kdcurve, command):
         assert option in result.stdout
 
 
-def test_help_lists_every_command(kdcurve):
-    shown = kdcurve("--help").stdout
-    assert all(re.search(rf"\b{command} ", shown) for command in [*COMMANDS, "schema"])
+def test_help_lists_every_command_in_its_panel(kdcurve):
+    _, *panels = re.split(r"─ (Launch|Ask|Upkeep) ─", kdcurve("--help").stdout)
+    found = {
+        name: re.findall(r"│ (\w+) ", text)
+        for name, text in zip(panels[::2], panels[1::2], strict=True)
+    }
+    assert found == {**PANELS, "Launch": [*PANELS["Launch"], "schema"]}
+    assert list(found) == list(PANELS)
     assert "Example: kdcurve schema" in kdcurve("schema", "-h").stdout
 
 
@@ -89,6 +103,9 @@ def test_help_lists_every_command(kdcurve):
         ["best", "x", "--format", "xml"],
         ["status", "x", "--no-such-option"],
         ["predict", "schedule.json"],
+        ["rerun", "x"],
+        ["rerun", "x", "first"],
+        ["delete"],
     ],
 )
 def test_bad_usage_is_code_2(kdcurve, arguments):
@@ -149,16 +166,19 @@ def test_a_name_already_used_is_code_2_with_a_free_one(kdcurve, file, tmp_path, 
     assert "--name mine-3" in message
 
 
-def test_a_tracking_server_that_is_down_is_code_1_and_nothing_is_recorded(kdcurve, file, tmp_path):
-    arguments = ("--home", tmp_path, "--tracking-uri", "http://127.0.0.1:9")
+def test_a_tracking_uri_that_cannot_be_used_is_code_1_and_nothing_is_recorded(
+    kdcurve, file, tmp_path
+):
+    arguments = ("--home", tmp_path, "--tracking-uri", "sqlite:////proc/no/such/mlflow.db")
     message = failed(kdcurve("search", file, *arguments), 1)
-    assert "http://127.0.0.1:9 does not answer" in message
+    assert "mlflow.db cannot be used" in message
     assert Journal(f"sqlite:///{tmp_path / 'record.db'}").searches() == []
 
 
-@pytest.mark.parametrize("command", ["status", "resume"])
+@pytest.mark.parametrize("command", ["status", "resume", "sync", "rerun", "delete"])
 def test_an_unknown_search_is_code_1_with_the_name_that_comes_near(kdcurve, home, command):
-    message = failed(kdcurve(command, "recorderd", "--home", home), 1)
+    rest = ["3"] if command == "rerun" else []
+    message = failed(kdcurve(command, "recorderd", *rest, "--home", home), 1)
     assert "no search named 'recorderd'" in message
     assert "did you mean recorded?" in message
 
@@ -172,7 +192,13 @@ def test_a_question_about_an_unknown_search_is_code_1(kdcurve, home, command, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["status x", "resume x", "list", "best x", "curve x", "fit x"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status x", "resume x", "list", "best x", "curve x", "fit x"),
+        *("sync x", "rerun x 1", "clean", "delete x"),
+    ],
+)
 def test_where_nothing_was_recorded_is_code_1_and_nothing_is_created(kdcurve, tmp_path, command):
     message = failed(kdcurve(*command.split(), "--home", tmp_path / "none"), 1)
     assert "none" in message
@@ -187,16 +213,172 @@ def test_status_and_list_say_where_a_search_stands(kdcurve, home):
     assert re.search(r"recorded +complete +48 of 48", listed)
 
 
-def test_a_failed_trial_is_told_with_its_reason(kdcurve, tmp_path, make_spec, plan):
+@pytest.fixture
+def begun(tmp_path, make_spec, plan):
+    """A search with one failed trial that has not come to a halt; nobody runs it."""
     ledger = plan(Journal(f"sqlite:///{tmp_path / 'record.db'}"), make_spec())
     context = ledger.spec.context_list[0].key
-    proposal = {"context": context, "values": {}, "seed": 0, "start_design": True}
+    proposal = {"context": context, "values": {"kd_weight": 0.5}, "seed": 0, "start_design": True}
     ledger.record(EventKind.PROPOSED, 0, **proposal)
     reason = "ValueError: loss [nan] is not finite"
     ledger.record(EventKind.ENDED, 0, outcome="failed", reason=reason)
+    return ledger
+
+
+def test_a_failed_trial_is_told_with_its_reason(kdcurve, tmp_path, begun):
     status = kdcurve("status", "rehearsal", "--home", tmp_path).stdout
-    assert status.startswith("rehearsal: running, last event 0 s ago")
-    assert f"trial 0 failed: {reason}" in status
+    assert "trial 0 failed: ValueError: loss [nan] is not finite" in status
+
+
+def test_status_and_list_say_who_runs_a_search(kdcurve, tmp_path, begun):
+    lease = Lease(begun.journal, "rehearsal")
+    status = kdcurve("status", "rehearsal", "--home", tmp_path).stdout
+    who = rf"running \(process {os.getpid()} on \S+ since [\d: -]+, last event 0 s ago\)"
+    assert re.match(f"rehearsal: {who}\n", status)
+    assert "resume" not in status
+    assert re.search(who, kdcurve("list", "--home", tmp_path).stdout)
+    lease.release()
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (None, "interrupted (its process is gone)"),
+        (SearchState.INTERRUPTED, "interrupted"),
+        (SearchState.FAILED, "failed"),
+    ],
+)
+def test_a_search_that_is_not_complete_comes_with_the_command_to_go_on(
+    kdcurve, tmp_path, begun, state, shown
+):
+    if state is not None:
+        begun.record(EventKind.CLOSED, state=state)
+    status = kdcurve("status", "rehearsal", "--home", tmp_path).stdout
+    assert status.startswith(f"rehearsal: {shown}\n")
+    assert status.endswith(f"kdcurve resume rehearsal --home {tmp_path}\n")
+    assert shown in kdcurve("list", "--home", tmp_path).stdout
+
+
+def test_a_complete_search_has_no_command_to_go_on_with(kdcurve, home):
+    assert "resume" not in kdcurve("status", "recorded", "--home", home).stdout
+
+
+def test_an_empty_record_is_said(kdcurve, tmp_path):
+    Journal(f"sqlite:///{tmp_path / 'record.db'}")
+    assert kdcurve("list", "--home", tmp_path).stdout == "No searches are recorded.\n"
+
+
+def test_a_search_is_extended_by_a_file_that_only_adds(kdcurve, tmp_path, begun, monkeypatch):
+    from search import launch
+
+    taken = {}
+    monkeypatch.setattr(launch, "resume", lambda name, places, **options: taken.update(options))
+    monkeypatch.setattr(commands_launch, "_follow", lambda *arguments: arguments[-1](None))
+    file = tmp_path / "more.yaml"
+    file.write_text(SEARCH_FILE)
+    arguments = ("rehearsal", "--home", tmp_path, "--file", file, "--take-over")
+    assert kdcurve("resume", *arguments).exit_code == 0
+    assert taken["extended"].name == "rehearsal"  # the search's name, whatever the file says
+    assert taken["take_over"]
+    monkeypatch.undo()
+    message = failed(kdcurve("resume", *arguments), 2)
+    assert "rehearsal cannot be extended like this" in message
+    assert "recipe: " in message
+
+
+def test_a_trial_that_is_repeated_is_shown_beside_the_record(kdcurve, exact_search):
+    result = kdcurve("rerun", "exact", "5", "--home", exact_search.home)
+    assert result.exit_code == 0, result.output
+    assert "trial 5 of exact: random f=" in result.stdout
+    last = next(line for line in result.stdout.splitlines() if line.startswith("val_r2"))
+    _, recorded, repeated, difference = last.split()
+    assert (recorded, difference) == (repeated, "none")
+    assert re.search(r"equal bit for bit over \d epochs", result.stdout)
+
+
+def test_a_trial_that_comes_out_otherwise_is_code_1(kdcurve, tmp_path, exact_search):
+    original = Journal(f"sqlite:///{exact_search.home / 'record.db'}")
+    events = list(original.events("exact"))
+    reports = [e for e in events if e.kind is EventKind.REPORTED and e.trial == 5]
+    reports[-2].data["metrics"]["val_r2"] += 1e-6
+    Journal(f"sqlite:///{tmp_path / 'record.db'}").write("exact", events)
+    result = kdcurve("rerun", "exact", "5", "--home", tmp_path)
+    assert "trial 5 is not what was recorded: val_r2" in failed(result, 1)
+    assert f"1e-06 in epoch {reports[-2].data['epoch']}" in result.stdout
+    assert "equal" not in result.stdout
+
+
+def test_a_failed_trial_that_is_repeated_shows_its_exception(kdcurve, tmp_path, begun, monkeypatch):
+    from search import repetition
+
+    def broken(config, cache):
+        raise ValueError("loss [nan] is not finite")
+
+    monkeypatch.setattr(repetition, "open_training", broken)
+    result = kdcurve("rerun", "rehearsal", "0", "--home", tmp_path)
+    assert result.exit_code == 1
+    assert "recorded: failed, 0 epochs: ValueError: loss [nan] is not finite" in result.stdout
+    assert 'raise ValueError("loss [nan] is not finite")' in result.stdout  # the traceback
+    assert result.stderr == "kdcurve: trial 0 raised after 0 epochs\n"
+
+
+def test_what_would_be_deleted_is_shown_and_asked_for(kdcurve, tmp_path, begun, monkeypatch):
+    log = tmp_path / "searches" / "rehearsal" / "kdcurve.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("x" * 2_500_000)
+    arguments = ("delete", "rehearsal", "--home", tmp_path)
+    result = kdcurve(*arguments)
+    assert "no terminal to ask at; add --yes" in failed(result, 2)
+    assert "3 events of 1 trial in the record" in result.stdout
+    assert f"{log.parent} (1 file, 2.5 MB)" in result.stdout
+    monkeypatch.setattr(commands_upkeep, "_somebody_is_there", lambda: True)
+    monkeypatch.setattr(commands_upkeep.typer, "confirm", lambda question: False)
+    assert "nothing was removed" in failed(kdcurve(*arguments), 1)
+    assert log.exists()
+    assert begun.journal.searches() == ["rehearsal"]
+    monkeypatch.setattr(commands_upkeep.typer, "confirm", lambda question: True)
+    assert kdcurve(*arguments).exit_code == 0
+    assert begun.journal.searches() == []
+    assert not log.parent.exists()
+
+
+def test_cleaning_says_what_goes_what_stays_and_asks(kdcurve, tmp_path, begun):
+    from search.plan import shared_artifacts
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    needed = shared_artifacts(begun.spec)[0].key
+    for key in (needed, "teacher-cnn8-0", "scores-el2n-0"):
+        (cache / f"{key}.safetensors").write_bytes(b"x" * 1_200_000)
+    result = kdcurve("clean", "--home", tmp_path)
+    failed(result, 2)
+    assert re.search(r"teachers +1 +1.2 MB\nscores +1 +1.2 MB\n", result.stdout)
+    assert "Kept for rehearsal (interrupted): teachers (1 file)." in result.stdout
+    assert "are made again when a search needs them" in result.stdout
+    assert "With --all" in result.stdout
+    assert len(list(cache.iterdir())) == 3
+    assert "Removed: 2.4 MB." in kdcurve("clean", "--home", tmp_path, "--yes").stdout
+    assert [path.stem for path in cache.iterdir()] == [needed]
+    assert "Nothing to remove." in kdcurve("clean", "--home", tmp_path).stdout
+    assert kdcurve("clean", "--home", tmp_path, "--all", "--yes").exit_code == 0
+    assert list(cache.iterdir()) == []
+
+
+def test_syncing_says_what_was_done(kdcurve, home, recorded):
+    result = kdcurve("sync", "recorded", "--home", home)
+    assert result.exit_code == 0, result.output
+    assert "MLflow has all 48 trials (0 delivered now)." in result.stdout
+    assert str(Places.at(home).optuna("recorded")) in result.stdout
+
+
+def test_runs_that_mlflow_refuses_make_syncing_fail(kdcurve, home, recorded, monkeypatch):
+    from search import syncing
+
+    done = syncing.Synced(0, 2, 0, 1, home, home, False, None, {"trial-1": "too long"})
+    monkeypatch.setattr(syncing, "sync", lambda *_, **__: done)
+    result = kdcurve("sync", "recorded", "--home", home)
+    assert "does not have all of recorded" in failed(result, 1)
+    assert "trial-1: too long" in result.stdout
 
 
 def test_the_environment_says_where_things_live_and_an_option_overrules_it(
@@ -356,6 +538,15 @@ def test_a_prediction_needs_neither_torch_nor_mlflow(schedule):
 
 def test_progress_needs_neither_torch_nor_ray_nor_mlflow(home):
     assert loaded_after(run_code("status", "recorded", "--home", home), *HEAVY) == []
+
+
+def test_a_repetition_needs_neither_ray_nor_mlflow(exact_search):
+    code = run_code("rerun", "exact", "0", "--home", exact_search.home)
+    assert loaded_after(code, "ray", "mlflow", "optuna") == []
+
+
+def test_cleaning_needs_neither_torch_nor_ray_nor_mlflow(home):
+    assert loaded_after(run_code("clean", "--home", home), *HEAVY) == []
 
 
 def test_answers_need_neither_torch_nor_ray(home):

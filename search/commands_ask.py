@@ -1,0 +1,172 @@
+"""The commands that ask what a search found."""
+
+import warnings
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis.errors import AnalysisError
+from search.errors import KdcurveError, UsageError
+from search.options import Name
+from search.places import Places
+from search.printing import err, out, print_answers, print_level, print_table
+
+Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
+Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
+
+
+class Format(StrEnum):
+    """How answers are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def best(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    method: Method = None,
+    fraction: Annotated[float | None, typer.Option(help="Only this kept fraction.")] = None,
+    teacher: Teacher = None,
+    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,
+) -> None:
+    """Best setting per context, from MLflow.
+
+    Example: `kdcurve best demo --method random --format json`
+    """
+    from analysis.curve import best as ask  # noqa: PLC0415
+
+    curve = ask(name, places.tracking_uri, method, fraction, teacher)
+    if format is Format.TABLE:
+        print_answers(curve)
+    elif format is Format.JSON:
+        typer.echo(curve.to_json(orient="records", indent=2))
+    else:
+        typer.echo(curve.to_csv(index=False), nl=False)
+
+
+def curve(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Also write it as a picture (.svg, .png) or as .csv."),
+    ] = None,
+) -> None:
+    """The KD-weight-per-fraction curve, a row per method and teacher.
+
+    Example: `kdcurve curve demo --out curve.png`
+    """
+    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.format import pivot_table  # noqa: PLC0415
+    from analysis.runs import load_runs  # noqa: PLC0415
+
+    fitted = fit_curve(load_runs(name, places.tracking_uri))
+    print_table(pivot_table(fitted))
+    print_level(fitted)
+    if out_file is None:
+        return
+    match out_file.suffix:
+        case ".csv":
+            _write(out_file, lambda path: fitted.to_csv(path, index=False))
+        case ".svg" | ".png":
+            from analysis.plots import plot_kd_weight  # noqa: PLC0415
+
+            _write(out_file, lambda path: plot_kd_weight(fitted).savefig(path, dpi=150))
+        case suffix:
+            raise UsageError(
+                f"--out {out_file}: cannot write {suffix!r}; allowed: .svg, .png, .csv"
+            )
+    out.print(f"written: {out_file}", markup=False)
+
+
+def fit(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    out_file: Annotated[Path, typer.Option("--out", help="The JSON file to write.")] = Path(
+        "schedule.json"
+    ),
+) -> None:
+    """Fit the schedule, a function from fraction to KD weight.
+
+    Example: `kdcurve fit demo --out schedule.json`
+    """
+    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.report import schedule_table  # noqa: PLC0415
+    from analysis.runs import load_runs  # noqa: PLC0415
+    from analysis.schedule import fit_schedule  # noqa: PLC0415
+
+    schedule = fit_schedule(fit_curve(load_runs(name, places.tracking_uri)))
+    _write(out_file, schedule.save)
+    print_table(schedule_table(schedule))
+    for each in schedule.left_out:
+        out.print(f"left out: {each.method}, {each.teacher}: {each.reason}", markup=False)
+    out.print(f"written: {out_file}", markup=False)
+
+
+def predict(
+    schedule: Annotated[Path, typer.Argument(help="A schedule file.", show_default=False)],
+    fraction: Annotated[float, typer.Option(help="Kept fraction, in (0, 1].", show_default=False)],
+    places: Places,
+    verbose: bool,
+    method: Annotated[
+        str | None, typer.Option(help="Pruning method; needed if the schedule knows several.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher; needed if the schedule knows several.")
+    ] = None,
+) -> None:
+    """The KD weight to use at a fraction.
+
+    Example: `kdcurve predict schedule.json --method random --teacher cnn8 --fraction 0.2`
+    """
+    from analysis.schedule import load_schedule  # noqa: PLC0415
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        weight = load_schedule(schedule)(fraction, method=method, teacher=teacher)
+    for warning in caught:
+        err.print(f"kdcurve: {warning.message}", markup=False)
+    typer.echo(f"{weight:.3f}")
+
+
+def report(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    out_file: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """The pictures, as one self-contained HTML file.
+
+    Example: `kdcurve report demo --out report.html`
+    """
+    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.report import write_report  # noqa: PLC0415
+    from analysis.runs import load_runs  # noqa: PLC0415
+    from analysis.schedule import fit_schedule  # noqa: PLC0415
+
+    runs = load_runs(name, places.tracking_uri)
+    fitted = fit_curve(runs)
+    try:
+        schedule = fit_schedule(fitted)
+    except AnalysisError as error:
+        schedule = None
+        out.print(f"without a schedule: {error}", markup=False)
+    _write(out_file, lambda path: write_report(path, runs, fitted, schedule))
+    out.print(f"written: {out_file}", markup=False)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise KdcurveError(f"cannot write {path}: {error.strerror or error}") from error

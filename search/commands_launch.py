@@ -1,0 +1,229 @@
+"""The commands that launch searches and follow them."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from search.errors import KdcurveError
+from search.options import Name, TakeOver
+from search.places import Places
+from search.printing import (
+    next_command,
+    out,
+    outcome_line,
+    print_answers,
+    print_places,
+    print_plan,
+)
+from trainables.record import Outcome, SearchState
+
+if TYPE_CHECKING:
+    from search.journal import Journal
+    from search.launch import SearchResult
+    from search.ledger import Ledger
+    from search.standing import Standing
+
+Address = Annotated[
+    str | None,
+    typer.Option(help="Address of a running Ray cluster; by default Ray starts on this machine."),
+]
+
+
+def search(
+    file: Annotated[Path, typer.Argument(help="The search file (YAML).", show_default=False)],
+    places: Places,
+    verbose: bool,
+    name: Annotated[str | None, typer.Option(help="Use this name, not the file's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink the search to a minute or two.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Launch a search: validate the file, print the plan, run it, answer.
+
+    Example: `kdcurve search configs/demo.yaml --name first-try`
+    """
+    from search.specfile import load_spec, shrink  # noqa: PLC0415  (each command loads its own)
+
+    spec = load_spec(file, name)
+    if smoke:
+        spec = shrink(spec)
+    _refuse_taken(spec.name, places)
+    print_plan(spec)
+    if dry_run:
+        return
+    from search import launch  # noqa: PLC0415
+
+    _follow(
+        spec.name,
+        places,
+        verbose,
+        lambda watcher: launch.run(spec, places, address=address, watcher=watcher),
+    )
+
+
+def _refuse_taken(name: str, places: Places) -> None:
+    """Say that a name is taken before a plan is printed; a record that is not there has none."""
+    from search.journal import Journal, check_name  # noqa: PLC0415
+
+    try:
+        journal = Journal(places.record, create=False)
+    except KdcurveError:
+        return
+    check_name(journal, name)
+
+
+def resume(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this file: the search with more contexts, seeds or budget."),
+    ] = None,
+    take_over: TakeOver = False,
+    address: Address = None,
+) -> None:
+    """Go on with a search that was interrupted, or extend it.
+
+    Example: `kdcurve resume demo`
+    """
+    from search.specfile import load_spec  # noqa: PLC0415
+    from search.standing import open_recorded  # noqa: PLC0415
+
+    open_recorded(name, places)
+    extended = load_spec(file, name) if file else None
+    from search import launch  # noqa: PLC0415
+
+    _follow(
+        name,
+        places,
+        verbose,
+        lambda watcher: launch.resume(
+            name,
+            places,
+            extended=extended,
+            take_over=take_over,
+            address=address,
+            watcher=watcher,
+        ),
+    )
+
+
+def _follow(
+    name: str, places: Places, verbose: bool, carry_out: Callable[[Any], "SearchResult"]
+) -> None:
+    """Run or resume under the display, then print the answers and what to do next."""
+    from search.display import Display, quiet  # noqa: PLC0415
+
+    places.make()
+    log_file = places.folder(name) / "kdcurve.log"
+    with quiet(log_file, verbose=verbose) as console:
+        result = carry_out(Display(console))
+    answers = result.answers
+    out.print()
+    if answers is not None and answers.curve["kd_weight"].isna().all():
+        out.print("No context has enough complete trials for an answer yet.")
+        answers = None
+    if answers is not None:
+        print_answers(answers.curve)
+    out.print(outcome_line(result.ledger))
+    _print_failures(result.ledger)
+    if result.undelivered:
+        out.print(
+            f"Not all of the record reached MLflow: {result.undelivered}. "
+            f"{next_command('sync', name, places)} delivers the rest.",
+            markup=False,
+            soft_wrap=True,
+        )
+    print_places(name, places, answers, log_file)
+    if result.state is not SearchState.COMPLETE:
+        ended = len(result.ledger.trials) - len(result.ledger.unfinished())
+        raise KdcurveError(
+            f"the search was interrupted; its {ended} ended trials are recorded. "
+            f"Go on with: {next_command('resume', name, places)}"
+        )
+    if result.no_answers is not None:
+        raise KdcurveError(result.no_answers)
+
+
+def _print_failures(ledger: "Ledger") -> None:
+    for trial in ledger.trials.values():
+        if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
+            out.print(f"  trial {trial.number} {trial.outcome}: {trial.reason}", markup=False)
+
+
+def status(name: Name, places: Places, verbose: bool) -> None:
+    """Progress of a running or finished search.
+
+    Example: `kdcurve status demo`
+    """
+    from search.display import progress_line  # noqa: PLC0415
+    from search.ledger import Ledger  # noqa: PLC0415
+    from search.standing import open_recorded, standing  # noqa: PLC0415
+
+    journal = open_recorded(name, places)
+    ledger = Ledger(journal, name)
+    stands = standing(journal, name)
+    out.print(f"{name}: {_state(journal, name, stands)}", markup=False, soft_wrap=True)
+    out.print(progress_line(ledger.spec, ledger, ledger.active_s), markup=False, soft_wrap=True)
+    _print_failures(ledger)
+    if stands.resumable:
+        go_on = next_command("resume", name, places)
+        out.print(f"Go on with: {go_on}", markup=False, soft_wrap=True)
+
+
+def _state(journal: "Journal", name: str, stands: "Standing") -> str:
+    """Where a search stands, and for one that runs, who runs it."""
+    from search.display import duration  # noqa: PLC0415
+
+    if stands.cut_off:
+        return f"{stands.state} (its process is gone)"
+    if stands.state is not SearchState.RUNNING:
+        return str(stands.state)
+    silent = time.time() - journal.newest(name).time
+    return f"{stands.state} ({stands.holder}, last event {duration(silent)} ago)"
+
+
+def list_(places: Places, verbose: bool) -> None:
+    """Searches, with their state.
+
+    Example: `kdcurve list`
+    """
+    from search.journal import EventKind, Journal  # noqa: PLC0415
+    from search.standing import recorded_spec, standing  # noqa: PLC0415
+
+    journal = Journal(places.record, create=False)
+    names = journal.searches()
+    if not names:
+        out.print("No searches are recorded.")
+        return
+    table = Table("search", "state", "trials ended", "started", box=None, pad_edge=False)
+    for name in names:
+        started = datetime.fromtimestamp(journal.milestones(name)[0].time).astimezone()
+        ended = journal.count(name, EventKind.ENDED)
+        table.add_row(
+            name,
+            _state(journal, name, standing(journal, name)),
+            f"{ended} of {recorded_spec(journal, name).trials}",
+            started.strftime("%Y-%m-%d %H:%M"),
+        )
+    out.print(table)
+
+
+def schema() -> None:
+    """JSON schema of the search file, for editors.
+
+    Example: `kdcurve schema > search.schema.json`
+    """
+    import json  # noqa: PLC0415
+
+    from search.specfile import json_schema  # noqa: PLC0415
+
+    typer.echo(json.dumps(json_schema(), indent=2))
