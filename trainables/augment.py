@@ -9,7 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crops of a padded image, maybe mirrored: finitely many views of each image."""
+    """Random crops of a padded image, maybe mirrored: finitely many views of each image.
+
+    A view is the integer `top * (2 * pad + 1) + left`, of the crop's corner; with flips twice
+    that, plus 1 if mirrored.
+    """
 
     pad: int
     """Black pixels added on each side before an image of the old size is cut out."""

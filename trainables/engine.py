@@ -39,10 +39,16 @@ class Trainable(Protocol):
 
     objective: str
     """The metric to maximise."""
-    epoch: int
-    """Epochs done so far."""
-    epochs: int
-    """Epochs of the full budget."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done so far."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the full budget."""
+        ...
 
     def step(self) -> Metrics:
         """Train one epoch."""

@@ -113,7 +113,7 @@ def _try_out(name: str, model: object, shape: Shape, classes: int) -> None:
             with torch.no_grad():
                 logits = tried.train(training)(images)
         except Exception as error:
-            cause = str(error).splitlines()[0] if str(error) else repr(error)
+            cause = (str(error) or repr(error)).splitlines()[0]
             raise ValueError(
                 f"model {name} fails on two images of shape {shape}: {cause}"
             ) from error

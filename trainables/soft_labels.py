@@ -24,7 +24,9 @@ class Table:
     """Logits of every view, computed beforehand: exact, and shared by the trials of a node.
 
     Args:
-        logits: `[views, n, classes]`, or `[1, n, classes]` to use one view for all (`fixed`).
+        logits: `[views, n, classes]`, or `[1, n, classes]` to use one view for all (`fixed`):
+            another recipe, in which teacher and student look at different crops (Beyer et al.
+            2022 call it fixed teacher and find it worse).
         kept: int64 `[k]`, the samples that a student is trained on.
         device: of the batches; a table elsewhere than on the CPU is copied, the kept part alone.
     """

@@ -1,5 +1,6 @@
 """Teachers: trained once or brought by the user, and what they say of every view."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from trainables import cache, datasets, engine, models, record
 from trainables.augment import AUGMENTATIONS
-from trainables.config import ImageDataset, SoftLabelsSpec, TeacherSpec
+from trainables.config import ImageDataset, SoftLabelsSpec, TeacherFile, TeacherSpec
 from trainables.seeds import derive
 from trainables.sizes import count_kept
 
@@ -45,7 +46,7 @@ def make_teacher(
     model = models.build(spec.architecture, splits.shape, splits.classes, derive("weights", seed))
     device = engine.default_device()
     if spec.file is not None:
-        load_weights(model, Path(spec.file), spec.architecture, splits.classes)
+        load_weights(model, spec.file, spec.architecture, splits.classes)
         model = model.to(device)
         logits = engine.predict_logits(model, validation.on(device))
         metrics = engine.judge(logits, validation.labels.to(device))
@@ -75,20 +76,24 @@ def make_teacher(
     return dict(model.state_dict()), metadata
 
 
-def load_weights(model: nn.Module, file: Path, architecture: str, classes: int) -> None:
+def load_weights(model: nn.Module, brought: TeacherFile, architecture: str, classes: int) -> None:
     """Fill a network from a file; nothing in the file is executed.
 
     Args:
         model: of this architecture and so many classes.
-        file: safetensors, or a state dictionary (maybe under the key `state_dict` or `model`)
-            that `torch.load` reads with `weights_only=True`.
+        brought: names safetensors, or a state dictionary (maybe under the key `state_dict` or
+            `model`) that `torch.load` reads with `weights_only=True`.
         architecture: for messages.
         classes: for messages.
 
     Raises:
-        ValueError: it cannot be read, or its names or shapes are another network's.
+        ValueError: the file cannot be read or is not the one that was planned with, its names or
+            shapes are another network's, or a value is not finite.
     """
+    file = Path(brought.file)
     try:
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
         if file.suffix == ".safetensors":
             state = safetensors.torch.load_file(file)
         else:
@@ -96,10 +101,16 @@ def load_weights(model: nn.Module, file: Path, architecture: str, classes: int) 
             for key in ("state_dict", "model"):
                 if isinstance(state.get(key), dict):
                     state = state[key]
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+        # As `DataParallel` names them.
+        state = {name.removeprefix("module."): torch.as_tensor(v) for name, v in state.items()}
     except Exception as error:
-        cause = str(error).splitlines()[0]
+        cause = (str(error) or repr(error)).splitlines()[0]
         raise ValueError(f"the teacher's file {file} cannot be read: {cause}") from error
+    if brought.sha256 not in (None, found):
+        raise ValueError(
+            f"the teacher's file {file} is not the one that the search was planned with: its "
+            f"SHA-256 is {found} instead of {brought.sha256}"
+        )
     expected = model.state_dict()
     faults = [f"{name} is missing" for name in expected if name not in state]
     faults += [f"{name} is unknown" for name in state if name not in expected]
@@ -107,6 +118,11 @@ def load_weights(model: nn.Module, file: Path, architecture: str, classes: int) 
         f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
+    ]
+    faults += [
+        f"{name} has values that are not finite"
+        for name, value in state.items()
+        if name in expected and not torch.isfinite(value).all()
     ]
     if faults:
         raise ValueError(
