@@ -5,7 +5,7 @@ the journal's own times. A delivery that was cut off, or made twice, leaves each
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ _PAGE_RUNS = 1000
 _REFUSALS = 3
 """How often MLflow may refuse a run before it is left out."""
 _PARENT = str(Kind.SEARCH)
+_SHARED = {"teacher": Kind.TEACHER, "scores": Kind.SCORES}
 _TRIAL_STATUS = {
     Outcome.COMPLETE: "FINISHED",
     Outcome.STOPPED_EARLY: "FINISHED",
@@ -62,7 +63,7 @@ class _Run:
     tags: dict[str, str]
     """Tags it is created with."""
     params: list[Param]
-    needs: list[Artifact] = field(default_factory=list)
+    needs: Sequence[Artifact] = ()
     """What the trial uses; their runs are linked."""
     start_time: int = 0
     """In milliseconds since 1970; 0 before it is taken up, when MLflow need not know of it."""
@@ -144,7 +145,8 @@ class Mirror:
                 for run in self._runs.values():
                     run.running = False  # whatever ran in an earlier life is gone
             case EventKind.PREPARED:
-                self._runs[event.data["key"]] = self._describe_shared(event)
+                if (shared := self._describe_shared(event)) is not None:
+                    self._runs[shared.name] = shared
             case EventKind.ANSWER:
                 self._new_answer = True
                 curve = curve_points(event.data["curve"], self._spec.tuned)
@@ -325,19 +327,19 @@ class Mirror:
         }
         if data["start_design"]:
             tags[record.TAG_START_DESIGN] = "true"
-        needs = [
-            artifact
-            for artifact in artifacts(config)
-            if isinstance(artifact, ScoresSpec) or config.kd_weight > 0
-        ]
+        needs = [a for a in artifacts(config) if isinstance(a, TeacherSpec | ScoresSpec)]
         params = self._spec.trial_params(context, config)
         return _Run(f"trial-{proposed.trial}", tags, _params(params), needs)
 
-    def _describe_shared(self, prepared: Event) -> _Run:
+    def _describe_shared(self, prepared: Event) -> _Run | None:
+        """The run of a teacher or of scores; what merely derives from them has none."""
         data = prepared.data
+        kind = _SHARED.get(data["key"].partition("-")[0])
+        if kind is None:
+            return None
         spec = data.get("artifact", {})
         tags = {
-            record.TAG_KIND: Kind.TEACHER if data["key"].startswith("teacher") else Kind.SCORES,
+            record.TAG_KIND: kind,
             record.TAG_SEARCH: self._spec.name,
             record.TAG_ARTIFACT: data["key"],
         }

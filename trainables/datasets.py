@@ -82,6 +82,8 @@ class Samples:
     """A name of `augment.AUGMENTATIONS`."""
     noisy: Tensor | None = None
     """bool `[n]`, whose label was replaced; None where that is not known."""
+    lost_classes: int = 0
+    """Classes of the training split that are not among these samples."""
 
     def on(self, device: torch.device) -> Images:
         """The images on a device, ready to be rendered."""
@@ -295,6 +297,7 @@ def training_samples(splits: Splits, kept: Tensor | None = None) -> Samples:
         splits.std,
         splits.augmentation,
         splits.labels[index] != splits.clean_labels[index],
+        len(set(splits.labels.tolist()) - set(splits.labels[index].tolist())),
     )
 
 

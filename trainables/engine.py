@@ -211,6 +211,7 @@ class Cohort:
         self.val_images = val.on(self.device)
         self.val_labels = val.labels.to(self.device)
         self.kept_noisy = None if train.noisy is None else train.noisy.float().mean().item()
+        self.lost_classes = train.lost_classes
         self.generator = generator("batches", seed)
         self._draws = _default_generators(self.device)
         samples = len(train.labels)
@@ -270,6 +271,8 @@ class Cohort:
             metrics[record.PEAK_MEMORY_BYTES] = _peak_memory_bytes(self.device)
             if self.kept_noisy is not None:
                 metrics[record.KEPT_NOISY] = self.kept_noisy
+            if self.lost_classes:
+                metrics[record.LOST_CLASSES] = self.lost_classes
             metrics[record.EPOCH] = self.epoch
             student.last_metrics = metrics
         return [measured.get(student) for student in self.students]

@@ -33,5 +33,6 @@ def find(name: str, what: str) -> Callable[..., Any]:
     except Exception as error:
         raise ValueError(f"{name}: importing {module} failed: {error!r}") from error
     if not callable(found):
-        raise ValueError(f"{name}: {what} is needed here, found a {type(found).__name__}")
+        kind = type(found).__name__
+        raise ValueError(f"{name}: {what} is needed here, found a {kind}")  # noqa: TRY004
     return found  # type: ignore[no-any-return]

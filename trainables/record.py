@@ -119,6 +119,8 @@ SECONDS = "seconds"
 EPOCH = "epoch"
 PEAK_MEMORY_BYTES = "peak_memory_bytes"
 """Most memory held so far: of the GPU where there is one, else of the process."""
+LOST_CLASSES = "lost_classes"
+"""Classes without a single kept sample; missing if none was lost."""
 KEPT_NOISY = "kept_noisy_share"
 """Share of the kept samples whose label was replaced by label noise, in [0, 1]."""
 
