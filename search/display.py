@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from analysis.secrets import RedactingFormatter
 from search.ledger import Ledger
 from search.space import SearchSpec
 from trainables.record import Outcome
@@ -31,7 +32,7 @@ def quiet(log_file: Path, *, verbose: bool = False) -> Iterator[Console]:
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

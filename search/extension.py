@@ -16,7 +16,10 @@ def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
     Raises:
         UsageError: with every fault, each with key, value and what is allowed.
     """
-    faults = [
+    faults = []
+    if recorded.name != extended.name:
+        faults.append(f"name: {extended.name!r} is another search; allowed: {recorded.name!r}")
+    faults += [
         f"{key}: {_short(new)} differs from the recorded {_short(old)}; the trials would not "
         "be comparable"
         for key in _FIXED

@@ -4,26 +4,23 @@ Everything else (Optuna's studies, the rungs, MLflow's runs, the display) is der
 from these events and can be rebuilt from them.
 """
 
+import functools
 import json
+import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-from analysis.secrets import redacted
+from search import database
+from search.database import cause_of as cause_of  # noqa: PLC0414  (others catch what it names)
 from search.errors import KdcurveError, UsageError
 
-JOURNAL_VERSION = 2
-LOCK_S = 60.0
-"""How long a write waits for another process that holds an SQLite record."""
-_CREATE_TRIES = 3
+EVENTS_PER_READ = 5000
 
 
 class EventKind(StrEnum):
@@ -68,77 +65,35 @@ class Event:
     data: dict[str, Any]
 
 
+Row = dict[str, Any]
+"""An event as it is written, its data as JSON: what happens to the data later changes nothing."""
+
+
 def numbered(entries: Iterable[Entry], after: int) -> list[Event]:
     """Make events of entries, now, numbered from `after + 1`."""
     now = time.time()
     return [Event(after + i, now, *entry) for i, entry in enumerate(entries, start=1)]
 
 
-class _Json(sa.TypeDecorator[Any]):
-    """JSON as text: a metric may be NaN, which PostgreSQL's own JSON type refuses."""
+def rows_of(events: Iterable[Event]) -> list[Row]:
+    """What is written of events.
 
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
-        return json.dumps(value)
-
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        return json.loads(value)
-
-
-_metadata = sa.MetaData()
-_events = sa.Table(
-    "kdcurve_events",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("search", sa.String(200), nullable=False),
-    sa.Column("number", sa.Integer),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("trial", sa.Integer),
-    sa.Column("data", _Json, nullable=False),
-    # Two writers of one search would use a number twice: the later one is refused.
-    sa.Index("kdcurve_events_by_number", "search", "number", unique=True),
-)
-_meta = sa.Table(
-    "kdcurve_journal",
-    _metadata,
-    sa.Column("version", sa.Integer, primary_key=True),
-)
-leases = sa.Table(
-    "kdcurve_leases",
-    _metadata,
-    sa.Column("search", sa.String(200), primary_key=True),
-    sa.Column("holder", sa.String(40), nullable=False),
-    sa.Column("machine", sa.String(300), nullable=False),
-    sa.Column("host", sa.String(300), nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("born", sa.Float, nullable=False),
-    sa.Column("since", sa.Float, nullable=False),
-    sa.Column("renewed", sa.Float, nullable=False),
-)
-"""Who runs which search now; see `search.lease`."""
-
-_UPGRADES = {
-    # Version 1 ordered events by an id shared by all searches.
-    1: (
-        "ALTER TABLE kdcurve_events ADD COLUMN number INTEGER",
-        "UPDATE kdcurve_events SET number = (SELECT COUNT(*) FROM kdcurve_events AS earlier "
-        "WHERE earlier.search = kdcurve_events.search AND earlier.id <= kdcurve_events.id)",
-        "DROP INDEX IF EXISTS kdcurve_events_by_search",
-    ),
-}
-"""What brings a record from a version to the next."""
+    Raises:
+        KdcurveError: the data of one is not JSON.
+    """
+    try:
+        # With NaN and infinity, which Python reads back though JSON has no words for them.
+        return [{**vars(event), "data": json.dumps(event.data)} for event in events]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KdcurveError(f"cannot write to the record: {error}") from error
 
 
-def _durable(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    # With a write-ahead log readers never block the writer; FULL hands every commit to the
-    # disk, which costs nothing here: commits are batched, in a thread of their own.
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
+class ConflictError(KdcurveError):
+    """The record does not lead up to what shall be written to it."""
+
+
+_events = database.events
+_whole = sa.select(*(_events.c[each.name] for each in fields(Event)))
 
 
 class Journal:
@@ -154,71 +109,17 @@ class Journal:
 
     def __init__(self, uri: str, *, create: bool = True) -> None:
         self.uri = uri
-        shown = redacted(uri)
-        try:
-            url = sa.make_url(uri)
-            if url.drivername == "postgresql":
-                url = url.set(drivername="postgresql+psycopg")
-            sqlite = url.get_backend_name() == "sqlite"
-            # A server may restart between two commits: ask before a connection is used again.
-            options = {"connect_args": {"timeout": LOCK_S}} if sqlite else {"pool_pre_ping": True}
-            self.engine = sa.create_engine(url, **options)
-        except ImportError as error:
-            raise KdcurveError(
-                f"--record {shown!r} needs a driver that is not installed ({error}); "
-                "for PostgreSQL: pip install 'kdcurve[postgres]'"
-            ) from error
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
-            cause = str(error).splitlines()[0].replace(uri, shown)
-            raise KdcurveError(f"--record {shown!r} is not a database URI: {cause}") from error
-        if sqlite:
-            if not create and not Path(url.database or "").exists():
-                raise KdcurveError(f"there is no record at {shown}; no search was started there")
-            sa.event.listen(self.engine, "connect", _durable)
-        try:
-            if create:
-                self._create()
-            with self.engine.connect() as connection:
-                version = connection.execute(sa.select(_meta.c.version)).scalar_one()
-        except sa.exc.SQLAlchemyError as error:
-            raise KdcurveError(f"cannot open the record {shown}: {cause_of(error)}") from error
-        if version > JOURNAL_VERSION:
-            raise KdcurveError(
-                f"the record {shown} was written by a newer kdcurve (version {version}; "
-                f"this one reads up to {JOURNAL_VERSION}): upgrade kdcurve"
-            )
-        if version < JOURNAL_VERSION:
-            self._upgrade(version)
+        self.engine = database.open_database(uri, create=create)
 
-    def _create(self) -> None:
-        """Make what is missing; several processes may be at it at once."""
-        for left in reversed(range(_CREATE_TRIES)):
-            try:
-                with self.engine.begin() as connection:
-                    fresh = not sa.inspect(connection).has_table(_meta.name)
-                    for table in (_meta, _events):
-                        connection.execute(CreateTable(table, if_not_exists=True))
-                    if fresh:
-                        self._complete(connection)
-                        connection.execute(_meta.insert().values(version=JOURNAL_VERSION))
-            except (sa.exc.IntegrityError, sa.exc.ProgrammingError):
-                if not left:  # the other process was first: look again
-                    raise
-            else:
-                return
+    @functools.cached_property
+    def identity(self) -> str:
+        """What tells this record from all others, whatever URI leads to it."""
+        with self.engine.connect() as connection:
+            return str(connection.scalars(sa.select(database.meta.c.identity)).one())
 
-    def _complete(self, connection: sa.Connection) -> None:
-        """Make what version 1 did not have."""
-        connection.execute(CreateTable(leases, if_not_exists=True))
-        for index in _events.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
-
-    def _upgrade(self, version: int) -> None:
-        with self.engine.begin() as connection:
-            for statement in _UPGRADES[version]:
-                connection.execute(sa.text(statement))
-            self._complete(connection)
-            connection.execute(_meta.update().values(version=version + 1))
+    def transaction(self) -> AbstractContextManager[sa.Connection]:
+        """A connection to write with: all is written when the context is left, or nothing."""
+        return database.transaction(self.engine)
 
     def append(self, search: str, entries: Iterable[Entry]) -> list[Event]:
         """Write events in one transaction, numbered after those that are there.
@@ -226,42 +127,86 @@ class Journal:
         Raises:
             KdcurveError: the database refuses them; none is written.
         """
-        events = numbered(entries, self.last_number(search))
         try:
+            events = numbered(entries, self.last_number(search))
             self.write(search, events)
-        except (sa.exc.SQLAlchemyError, TypeError) as error:
+        except sa.exc.SQLAlchemyError as error:
             raise KdcurveError(f"cannot write to the record: {cause_of(error)}") from error
         return events
 
     def write(self, search: str, events: Iterable[Event]) -> None:
-        """Write numbered events in one transaction.
+        """Write events with their numbers and times, e.g. another record's: as `write_rows`."""
+        self.write_rows(search, rows_of(events))
+
+    def write_rows(
+        self,
+        search: str,
+        rows: Sequence[Row],
+        permit: Callable[[sa.Connection], None] = lambda _: None,
+    ) -> None:
+        """Bring the record up to the last of some events; what it has of them already stays.
+
+        Args:
+            search: its name.
+            rows: events with consecutive numbers.
+            permit: called in the same transaction; if it raises, nothing is written.
 
         Raises:
-            sqlalchemy.exc.IntegrityError: another process wrote some of these numbers.
-            sqlalchemy.exc.SQLAlchemyError: the database refuses them.
+            ConflictError: the record has other events of these numbers, or lacks the one before.
+            sqlalchemy.exc.SQLAlchemyError: the database fails; whether they are written is open,
+                and they can be written again.
         """
-        rows = [{"search": search, **vars(event)} for event in events]
-        if rows:
-            with self.engine.begin() as connection:
-                connection.execute(_events.insert(), rows)
+        with self.transaction() as connection:
+            permit(connection)
+            if not rows:
+                return
+            first = rows[0]["number"]
+            query = (
+                sa.select(_events.c.number, _events.c.time)
+                .where(_events.c.search == search, _events.c.number >= first - 1)
+                .order_by(_events.c.number)
+                .limit(len(rows) + 1)
+            )
+            there = [(number, at) for number, at in connection.execute(query)]
+            if first > 1 and (not there or there.pop(0)[0] != first - 1):
+                raise ConflictError(f"the record of {search!r} ends before its event {first - 1}")
+            for old, new in zip(there, rows, strict=False):
+                if old != (new["number"], new["time"]):
+                    raise ConflictError(f"the record of {search!r} has another event {old[0]}")
+            if new_rows := [{"search": search, **row} for row in rows[len(there) :]]:
+                try:
+                    connection.execute(_events.insert(), new_rows)
+                except sa.exc.IntegrityError as error:
+                    raise ConflictError(
+                        f"another process writes to the record of {search!r}"
+                    ) from error
 
     def events(self, search: str, after: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Events of a search in order, at most `limit` with a number above `after`."""
-        yield from self._read(_events.c.search == search, _events.c.number > after, limit=limit)
+        left = sys.maxsize if limit is None else limit
+        while left > 0:
+            # A share at a time, so that no reader holds the database while it works on them.
+            share = min(left, EVENTS_PER_READ)
+            those = (_events.c.search == search) & (_events.c.number > after)
+            events = self._read(_whole.where(those).order_by(_events.c.number).limit(share))
+            yield from events
+            if len(events) < share:
+                return
+            after = events[-1].number
+            left -= share
 
-    def _read(
-        self, *conditions: sa.ColumnElement[bool], limit: int | None = None
-    ) -> Iterator[Event]:
-        query = sa.select(_events).where(*conditions).order_by(_events.c.number).limit(limit)
+    def _read(self, query: sa.Select[Any]) -> list[Event]:
         with self.engine.connect() as connection:
-            for row in connection.execute(query):
-                yield Event(row.number, row.time, EventKind(row.kind), row.trial, row.data)
+            return [
+                Event(number, at, EventKind(kind), trial, json.loads(data))
+                for number, at, kind, trial, data in connection.execute(query)
+            ]
 
     def last_number(self, search: str) -> int:
         """Number of a search's newest event, 0 if it has none."""
         query = sa.select(sa.func.max(_events.c.number)).where(_events.c.search == search)
         with self.engine.connect() as connection:
-            return connection.execute(query).scalar() or 0
+            return connection.scalar(query) or 0
 
     def searches(self) -> list[str]:
         """Names of all searches, in the order they began."""
@@ -269,20 +214,22 @@ class Journal:
             sa.select(_events.c.search)
             .where(_events.c.kind == EventKind.PLANNED)
             .group_by(_events.c.search)
-            .order_by(sa.func.min(_events.c.id))
+            .order_by(sa.func.min(_events.c.time))
         )
         with self.engine.connect() as connection:
-            return list(connection.execute(query).scalars())
+            return list(connection.scalars(query))
 
     def milestones(self, search: str) -> list[Event]:
         """The few events that say where a search stands: its starts and halts."""
         kinds = (EventKind.PLANNED, EventKind.RESUMED, EventKind.CLOSED)
-        return list(self._read(_events.c.search == search, _events.c.kind.in_(kinds)))
+        found = self._read(_whole.where(_events.c.search == search, _events.c.kind.in_(kinds)))
+        # Asked for an order, SQLite would walk through all events of the search.
+        return sorted(found, key=lambda event: event.number)
 
     def newest(self, search: str) -> Event:
-        """A search's last event."""
-        number = self.last_number(search)
-        return next(self._read(_events.c.search == search, _events.c.number == number))
+        """The last event of a search that has one."""
+        (event,) = self.events(search, after=self.last_number(search) - 1)
+        return event
 
     def count(self, search: str, kind: EventKind) -> int:
         """How many events of a kind a search has."""
@@ -292,17 +239,12 @@ class Journal:
 
     def delete(self, search: str) -> None:
         """Forget a search."""
-        with self.engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(_events.delete().where(_events.c.search == search))
 
     def close(self) -> None:
         """Release the database."""
         self.engine.dispose()
-
-
-def cause_of(error: Exception) -> str:
-    """The first line of what a database says, without SQLAlchemy's account of the statement."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
 def check_name(journal: Journal, name: str) -> None:

@@ -133,7 +133,8 @@ class Ledger:
     def _apply(self, event: Event) -> None:
         self.started = self.started or event.time
         if event.kind is not EventKind.RESUMED and self.state is SearchState.RUNNING:
-            self.active_s += event.time - (self.last or event.time)
+            # A clock that was set back must not make the search younger.
+            self.active_s += max(0.0, event.time - (self.last or event.time))
         self.last = event.time
         if event.kind is EventKind.PROPOSED:
             self._propose(event)

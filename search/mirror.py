@@ -5,13 +5,13 @@ the journal's own times. A delivery that was cut off, or made twice, leaves each
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -19,10 +19,9 @@ from analysis.curve import curve_points
 from analysis.secrets import redacted
 from search.errors import KdcurveError
 from search.journal import Event, EventKind
-from search.plan import make_plan
+from search.runs import Run, ms, parent_params, parent_tags, shared_run, trial_run
 from search.space import SearchSpec
 from trainables import record
-from trainables.config import Artifact, ScoresSpec, TeacherSpec, artifacts
 from trainables.record import Kind, Outcome, SearchState
 
 ITEMS_PER_REQUEST = 900
@@ -31,14 +30,8 @@ _PAGE_RUNS = 1000
 _REFUSALS = 3
 """How often MLflow may refuse a run before it is left out."""
 _PARENT = str(Kind.SEARCH)
-_SHARED = {"teacher": Kind.TEACHER, "scores": Kind.SCORES}
-_TRIAL_STATUS = {
-    Outcome.COMPLETE: "FINISHED",
-    Outcome.STOPPED_EARLY: "FINISHED",
-    Outcome.FAILED: "FAILED",
-    Outcome.TIMEOUT: "FAILED",
-}
-_SEARCH_STATUS = {
+"""Identity of the parent run; a trial's is its number, that of what is shared its key."""
+_STATUS = {
     SearchState.COMPLETE: "FINISHED",
     SearchState.INTERRUPTED: "KILLED",
     SearchState.FAILED: "FAILED",
@@ -55,36 +48,12 @@ class _There:
     """Whether all of it was sent."""
 
 
-@dataclass
-class _Run:
-    """A run as it shall be, and what waits to be sent to it."""
-
-    name: str
-    tags: dict[str, str]
-    """Tags it is created with."""
-    params: list[Param]
-    needs: Sequence[Artifact] = ()
-    """What the trial uses; their runs are linked."""
-    start_time: int = 0
-    """In milliseconds since 1970; 0 before it is taken up, when MLflow need not know of it."""
-    running: bool = False
-    """Whether a worker is on it."""
-    metrics: list[Metric] = field(default_factory=list)
-    end_tags: list[RunTag] = field(default_factory=list)
-    end: tuple[str, int] | None = None
-    """Status and time."""
-
-
 class RefusedError(KdcurveError):
     """MLflow has something of this name that is not this search's."""
 
 
 class RefusedRunError(KdcurveError):
     """MLflow refused one run, which will be tried again; the others arrived."""
-
-
-def _ms(seconds: float) -> int:
-    return round(1000 * seconds)
 
 
 class Mirror:
@@ -118,8 +87,8 @@ class Mirror:
         self._points: list[Metric] = []
         """Progress and answers, metrics of the parent run."""
         self._ended: Counter[Outcome] = Counter()
-        self._runs: dict[str, _Run] = {}
-        """What is not wholly delivered, by identity: a trial's number, an artifact's key."""
+        self._runs: dict[str, Run] = {}
+        """What is not wholly delivered, by identity."""
         self._there: dict[str, _There] = {}
         """What MLflow has of it, by identity."""
         self._looked = False
@@ -145,23 +114,24 @@ class Mirror:
                 for run in self._runs.values():
                     run.running = False  # whatever ran in an earlier life is gone
             case EventKind.PREPARED:
-                if (shared := self._describe_shared(event)) is not None:
+                if (shared := shared_run(self._spec, event)) is not None:
                     self._runs[shared.name] = shared
             case EventKind.ANSWER:
                 self._new_answer = True
                 curve = curve_points(event.data["curve"], self._spec.tuned)
                 self._points += [
-                    Metric(name, weight, _ms(event.time), step) for name, weight, step in curve
+                    Metric(name, weight, ms(event.time), step) for name, weight, step in curve
                 ]
             case EventKind.PROPOSED:
-                self._runs[str(event.trial)] = self._describe_trial(event)
+                context = self._contexts[event.data["context"]]
+                self._runs[str(event.trial)] = trial_run(self._spec, context, event)
             case EventKind.ENDED:
                 self._count(event)
         if (trial := self._runs.get(str(event.trial))) is not None:
-            _take_into(trial, event)
+            trial.take(event)
 
     def _count(self, event: Event) -> None:
-        outcome, at = Outcome(event.data["outcome"]), _ms(event.time)
+        outcome, at = Outcome(event.data["outcome"]), ms(event.time)
         self._ended[outcome] += 1
         ended = self._ended.total()
         self._points += [
@@ -192,7 +162,7 @@ class Mirror:
             with self._refusable(run.name):
                 self._send(identity, run, caught_up)
             if run.name in self.refused:
-                del self._runs[identity]
+                self._runs.pop(identity, None)
         closed = self._turn is not None and self._turn.kind is EventKind.CLOSED
         if caught_up and closed and self._may_be_twice:
             self._look(self._planned)
@@ -217,7 +187,7 @@ class Mirror:
             # Before it is tried again: is the experiment still there, and the parent run?
             self._looked = False
             self._tries[name] += 1
-            why = redacted(str(error).splitlines()[0])
+            why = redacted((str(error).splitlines() or [type(error).__name__])[0])
             if self._tries[name] < _REFUSALS:
                 self._refusal = RefusedRunError(f"{name}: {why}")
             else:
@@ -242,27 +212,29 @@ class Mirror:
                 },
             )
         before = {there.run_id for there in self._there.values()}
-        self._there.pop(_PARENT, None)
-        found: dict[str, list[Any]] = {}
+        found: dict[str, list[_There]] = {}
         for run in self._all_runs():
             if (which := _identity(run.data.tags)) is not None:
-                found.setdefault(which, []).append(run)
-        for which, runs in found.items():
+                there = _There(run.info.run_id, run.info.status, _is_whole(run))
+                found.setdefault(which, []).append(there)
+        for which, same in found.items():
             # Two of one identity: the request that created one of them seemed lost.
-            first, *others = sorted(
-                runs, key=lambda r: (r.info.run_id not in before, not _is_whole(r), r.info.run_id)
-            )
+            same.sort(key=lambda there: (there.run_id not in before, not there.whole, there.run_id))
+            self._there[which], *others = same
             for other in others:
-                self._client.delete_run(other.info.run_id)
-            self._there[which] = _There(first.info.run_id, first.info.status, _is_whole(first))
-        if _PARENT not in self._there:
+                self._client.delete_run(other.run_id)
+        if _PARENT not in found:  # not made yet, or deleted by a user
             tags = {
                 record.TAG_KIND: Kind.SEARCH,
                 record.TAG_SEARCH: name,
                 record.TAG_STATE: SearchState.RUNNING,
             }
-            self._create(_PARENT, name, _ms(planned.time), tags)
-        self._describe_parent(planned)
+            self._create(_PARENT, name, ms(planned.time), tags)
+        self._client.log_batch(
+            self._there[_PARENT].run_id,
+            params=parent_params(self._spec),
+            tags=parent_tags(self._spec, planned),
+        )
         self._looked = True
 
     def _all_runs(self) -> Iterator[Any]:
@@ -289,78 +261,7 @@ class Mirror:
         there = self._there[identity] = _There(run.info.run_id)
         return there
 
-    def _describe_parent(self, planned: Event) -> None:
-        """What the search is. What an extension may change are tags: parameters are for ever."""
-        spec, data = self._spec, planned.data
-        plan = make_plan(spec)
-        tags = {
-            record.TAG_OBJECTIVE: spec.objective,
-            record.TAG_TUNED: ",".join(spec.tuned),
-            record.TAG_KD_WEIGHT_RANGE: f"{spec.tune.kd_weight.low},{spec.tune.kd_weight.high}",
-            "kdcurve.plan.contexts": plan.contexts,
-            "kdcurve.plan.trials": plan.trials,
-            "kdcurve.plan.shared": len(plan.artifacts),
-            "kdcurve.plan.trial_samples": plan.trial_samples,
-            "kdcurve.plan.shared_samples": plan.artifact_samples,
-            "kdcurve.sampler": spec.sampler,
-            "kdcurve.early_stopping": spec.early_stopping.name,
-            "mlflow.source.git.commit": data.get("git_commit") or "",
-            **{f"kdcurve.version.{k}": v for k, v in data.get("versions", {}).items()},
-            **{f"kdcurve.hardware.{k}": v for k, v in data.get("hardware", {}).items()},
-        }
-        self._client.log_batch(
-            self._there[_PARENT].run_id,
-            params=[Param("dataset", spec.dataset.name), Param("student", spec.student)],
-            tags=[RunTag(key, str(value)) for key, value in tags.items() if value != ""],
-        )
-
-    def _describe_trial(self, proposed: Event) -> _Run:
-        data = proposed.data
-        context = self._contexts[data["context"]]
-        config = self._spec.trial_config(context, data["values"], data["seed"])
-        tags = {
-            record.TAG_KIND: Kind.TRIAL,
-            record.TAG_SEARCH: self._spec.name,
-            record.TAG_TRIAL: str(proposed.trial),
-            record.TAG_CONTEXT: context.key,
-            record.TAG_CONTEXT_LABEL: context.label,
-        }
-        if data["start_design"]:
-            tags[record.TAG_START_DESIGN] = "true"
-        needs = [a for a in artifacts(config) if isinstance(a, TeacherSpec | ScoresSpec)]
-        params = self._spec.trial_params(context, config)
-        return _Run(f"trial-{proposed.trial}", tags, _params(params), needs)
-
-    def _describe_shared(self, prepared: Event) -> _Run | None:
-        """The run of a teacher or of scores; what merely derives from them has none."""
-        data = prepared.data
-        kind = _SHARED.get(data["key"].partition("-")[0])
-        if kind is None:
-            return None
-        spec = data.get("artifact", {})
-        tags = {
-            record.TAG_KIND: kind,
-            record.TAG_SEARCH: self._spec.name,
-            record.TAG_ARTIFACT: data["key"],
-        }
-        params = {**spec, **spec.get("recipe", {}), "dataset": self._spec.dataset.name}
-        params = {k: v for k, v in params.items() if k != "recipe" and v is not None}
-        end = _ms(prepared.time)
-        return _Run(
-            data["key"],
-            tags,
-            _params(params),
-            start_time=_ms(prepared.time - data.get("seconds", 0.0)),
-            metrics=[
-                Metric(key, float(value), end, 0)
-                for key, value in data["metadata"].items()
-                if _is_number(value)
-            ],
-            end_tags=[RunTag(record.TAG_OUTCOME, Outcome.COMPLETE)],
-            end=("FINISHED", end),
-        )
-
-    def _send(self, identity: str, run: _Run, caught_up: bool) -> None:
+    def _send(self, identity: str, run: Run, caught_up: bool) -> None:
         """Send what waits for one run; what has arrived is not sent again."""
         there = self._there.get(identity)
         if there is None:
@@ -381,8 +282,11 @@ class Mirror:
                 self._client.update_run(there.run_id, status)
                 there.status = status
 
-    def _send_data(self, there: _There, run: _Run) -> None:
-        tags = self._links(run) if run.params else []
+    def _send_data(self, there: _There, run: Run) -> None:
+        tags = []
+        if run.params:  # the first batch, which also names the runs of what a trial uses
+            used = [key for key in run.needs if key in self._there]
+            tags = [RunTag(run.needs[key], self._there[key].run_id) for key in used]
         while True:
             batch = run.metrics[:ITEMS_PER_REQUEST]
             last = len(batch) == len(run.metrics)
@@ -396,17 +300,6 @@ class Mirror:
         if run.end is not None:
             self._client.set_terminated(there.run_id, *run.end)
             there.whole = True
-
-    def _links(self, run: _Run) -> list[RunTag]:
-        """Tags that name the runs of what a trial uses."""
-        return [
-            RunTag(
-                record.TAG_TEACHER_RUN if isinstance(each, TeacherSpec) else record.TAG_SCORES_RUN,
-                self._there[each.key].run_id,
-            )
-            for each in run.needs
-            if each.key in self._there
-        ]
 
     def _send_parent(self, caught_up: bool) -> None:
         """Progress, answers and state, after the trials that they speak of."""
@@ -434,29 +327,9 @@ class Mirror:
         state = SearchState(event.data["state"]) if closed else SearchState.RUNNING
         self._client.set_tag(run_id, record.TAG_STATE, state)
         if closed:
-            self._client.set_terminated(run_id, _SEARCH_STATUS[state], _ms(event.time))
+            self._client.set_terminated(run_id, _STATUS[state], ms(event.time))
         else:
             self._client.update_run(run_id, "RUNNING")
-
-
-def _take_into(run: _Run, event: Event) -> None:
-    """What an event of a trial adds to its run."""
-    at, data = _ms(event.time), event.data
-    match event.kind:
-        case EventKind.STARTED:
-            run.start_time = run.start_time or at
-            run.running = True
-        case EventKind.REPORTED:
-            run.metrics += [
-                Metric(key, value, at, data["epoch"]) for key, value in data["metrics"].items()
-            ]
-        case EventKind.ENDED:
-            outcome = Outcome(data["outcome"])
-            run.start_time = run.start_time or at  # one that never came to start has a run too
-            run.end = (_TRIAL_STATUS[outcome], at)
-            run.end_tags = [RunTag(record.TAG_OUTCOME, outcome)]
-            if data["reason"]:
-                run.end_tags.append(RunTag(record.TAG_REASON, data["reason"]))
 
 
 def require_ours(name: str, experiment: Any, identity: str | None) -> None:
@@ -485,7 +358,7 @@ def require_ours(name: str, experiment: Any, identity: str | None) -> None:
 
 def identity_of(planned: Event) -> str:
     """What tells a search from another of its name: when it was planned, in milliseconds."""
-    return str(_ms(planned.time))
+    return str(ms(planned.time))
 
 
 def status_of(error: BaseException) -> int:
@@ -508,15 +381,3 @@ def _identity(tags: dict[str, str]) -> str | None:
 
 def _is_whole(run: Any) -> bool:
     return record.TAG_OUTCOME in run.data.tags and run.info.status in {"FINISHED", "FAILED"}
-
-
-def _params(values: dict[str, Any]) -> list[Param]:
-    return [Param(key, str(value)) for key, value in values.items()]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

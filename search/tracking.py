@@ -7,6 +7,7 @@ it does not take before the search has ended is in the record, for `kdcurve sync
 import logging
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -50,6 +51,8 @@ _MLFLOW_SETTINGS = {
     # It would print a run's address, with the password that may stand in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_CAUSED = re.compile(r"\(Caused by \w+\((\"HTTPS?Connection\([^)]*\): )?(?P<what>.*)\)\)$")
+"""The end of what requests says of a connection that failed."""
 _TRY_AGAIN = {408, 425, 429}
 """Refusals by HTTP status that waiting may cure."""
 _DATABASE_REFUSES = ("authentication failed", "does not exist", "no pg_hba.conf entry")
@@ -152,7 +155,7 @@ class Delivery(threading.Thread):
     @property
     def refused(self) -> dict[str, str]:
         """Runs that MLflow does not take, by name, and why."""
-        return self._mirror.refused if self._mirror else {}
+        return dict(self._mirror.refused) if self._mirror else {}
 
     def run(self) -> None:
         """Follow the journal (the thread's body)."""
@@ -249,8 +252,9 @@ class Delivery(threading.Thread):
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
         error = _error_of(state)
-        self.failure = _cause(error)
-        logger.warning("delivery to MLflow failed, trying on: %s", self.failure)
+        before, self.failure = self.failure, _cause(error)
+        if self.failure != before:
+            logger.warning("delivery to MLflow failed, trying on: %s", self.failure)
         if isinstance(error, _RecordError | RefusedRunError):
             return  # not MLflow's trouble, or not that of all runs
         trouble = "refuses the record" if is_refusal(error) else "does not take the record now"
@@ -276,4 +280,6 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, AnalysisError) and error.__cause__ is not None:
         error = error.__cause__
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return redacted(line.rpartition("(Caused by ")[2])[:200]
+    if (found := _CAUSED.search(line)) is not None:
+        line = found["what"].strip("\"'")
+    return redacted(line)[:200]

@@ -28,7 +28,7 @@ def add_trial(ledger: Ledger, number: int, outcome: Outcome | None, epochs: int)
         EventKind.PROPOSED,
         number,
         context=context.key,
-        values={"kd_weight": number / 10},
+        values={"kd_weight": number % 10 / 10},
         seed=number % 2,
         start_design=number == 0,
     )

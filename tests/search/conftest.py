@@ -1,11 +1,16 @@
 """Searches rehearsed without Ray: our searcher, scheduler and recorder, Tune's part played here."""
 
 import copy
-from collections.abc import Callable
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from search.journal import EventKind, Journal
 from search.ledger import Ledger
@@ -89,6 +94,69 @@ class Rehearsal:
                 break
             since = stop
         self.recorder.on_trial_complete(0, [], trial)
+
+
+AT_ONCE = """
+import json, os, sys
+import search.writer  # it takes a while, and then they would not start together
+
+count, code, *arguments = sys.argv[1:]
+go, start = os.pipe()
+end, all_done = os.pipe()
+answers = []
+for which in range(int(count)):
+    answer, write = os.pipe()
+    if os.fork() == 0:
+        os.close(start), os.close(all_done)
+        os.read(go, 1)
+        scope = {"which": which, "arguments": arguments, "answer": None}
+        try:
+            exec(code, scope)
+        except Exception as error:
+            scope["answer"] = f"{type(error).__name__}: {error}"
+        os.write(write, json.dumps(scope["answer"]).encode())
+        os.close(write)
+        os.read(end, 1)
+        os._exit(0)
+    os.close(write)
+    answers.append(os.fdopen(answer))
+os.close(start)
+print(json.dumps([json.load(answer) for answer in answers]))
+"""
+
+
+@pytest.fixture(scope="session")
+def at_once() -> Callable[..., list[Any]]:
+    """Run code in several processes that start together and live until all have answered.
+
+    The code finds strings in `arguments`, its number in `which`, and leaves an `answer`; an
+    exception is an answer too, as text.
+    """
+
+    def run(count: int, code: str, *arguments: str) -> list[Any]:
+        command = [sys.executable, "-c", AT_ONCE, str(count), code, *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        return json.loads(done.stdout)
+
+    return run
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def record_uri(request, tmp_path) -> Iterator[str]:
+    """Where a record may be made, on each kind of database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'record.db'}"
+        return
+    server = request.getfixturevalue("postgres")
+    name = f"record_{next(_numbers)}"
+    yield server.uri(name)
+    engine = sa.create_engine(server.uri("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlflow.exceptions
 import pytest
-from mlflow.entities import RunTag
+from mlflow.entities import RunTag, ViewType
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking import MlflowClient
 
@@ -241,6 +241,11 @@ def requests_of(ledger, client):
     return len(flaky.requests)
 
 
+def deleted(client, name):
+    experiment = client.get_experiment_by_name(name)
+    return list(client.search_runs([experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY))
+
+
 @pytest.mark.parametrize("lost_answer", [False, True], ids=["request lost", "answer lost"])
 def test_whichever_request_fails_each_fact_arrives_once(small_search, journal, client, lost_answer):
     in_all = requests_of(small_search, client)
@@ -249,6 +254,7 @@ def test_whichever_request_fails_each_fact_arrives_once(small_search, journal, c
         each = copy_of(small_search, next(names))
         send_until_it_works(mirror_of(each, Flaky(client, {failing}, lost_answer)))
         assert_whole(client, journal, each.search)
+        assert deleted(client, each.search) == []  # none was made twice and cleared away
 
 
 @pytest.mark.parametrize("lost_answer", [False, True], ids=["request lost", "answer lost"])
@@ -314,13 +320,19 @@ def test_a_create_request_that_is_carried_out_late_leaves_no_second_run(search, 
                 late.append(client.create_run(*args, **kwargs))
             return made
 
+        def search_runs(self, *args, **kwargs):
+            if len(late) == 2:  # the look at the end
+                late.append("failed once")
+                raise mlflow.exceptions.MlflowException("the network is down")
+            return client.search_runs(*args, **kwargs)
+
     for first in ("parent", "trial"):
         each = copy_of(search, next(names))
         if first == "trial":
             deliver_parent_only(each, client)
         late.clear()
         send_until_it_works(mirror_of(each, Slow()))
-        assert len(late) == 2
+        assert len(late) == 3
         assert_whole(client, journal, each.search)
 
 
