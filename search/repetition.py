@@ -16,12 +16,10 @@ from search.standing import open_recorded
 from trainables import cache
 from trainables.config import ScoresSpec, TrialConfig, artifacts
 from trainables.problem import open_training
-from trainables.record import EPOCH, SAMPLES_PER_S, SECONDS, Outcome
+from trainables.record import EPOCH, MACHINE_METRICS, Outcome
 from trainables.threads import pin_threads
 
 logger = logging.getLogger(__name__)
-
-_TIMINGS = frozenset({SECONDS, SAMPLES_PER_S})
 
 History = dict[int, dict[str, float]]
 """Metrics by epoch."""
@@ -147,7 +145,7 @@ def _failed(trial: TrialState) -> bool:
 
 
 def _comparable(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {k: v for k, v in metrics.items() if k != EPOCH and k not in _TIMINGS}
+    return {k: v for k, v in metrics.items() if k != EPOCH and k not in MACHINE_METRICS}
 
 
 def _bits(value: float | None) -> str | None:

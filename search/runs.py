@@ -1,6 +1,7 @@
 """What MLflow is told: a search's events as runs with parameters, tags and metrics."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
@@ -40,6 +41,8 @@ class Run:
     end_tags: list[RunTag] = field(default_factory=list)
     end: tuple[str, int] | None = None
     """Status and time."""
+    file: Path | None = None
+    """What is uploaded to it, if it is there."""
 
     def take(self, event: Event) -> None:
         """Add what an event of the trial says."""
@@ -88,8 +91,11 @@ def trial_run(spec: SearchSpec, context: Context, proposed: Event) -> Run:
     return Run(f"trial-{proposed.trial}", tags, params, needs)
 
 
-def shared_run(spec: SearchSpec, prepared: Event) -> Run | None:
-    """A teacher or scores, from start to end; what merely derives from them has no run."""
+def shared_run(spec: SearchSpec, prepared: Event, cache: Path | None) -> Run | None:
+    """A teacher or scores, from start to end; what merely derives from them has no run.
+
+    Scores are uploaded from the cache; a teacher's weights may be large, and stay there.
+    """
     data = prepared.data
     key, artifact = data["key"], data.get("artifact", {})
     kind = _SHARED.get(key.partition("-")[0])
@@ -114,6 +120,7 @@ def shared_run(spec: SearchSpec, prepared: Event) -> Run | None:
         ],
         end_tags=[RunTag(record.TAG_OUTCOME, Outcome.COMPLETE)],
         end=("FINISHED", end),
+        file=cache / f"{key}.safetensors" if cache and kind is Kind.SCORES else None,
     )
 
 

@@ -58,6 +58,8 @@ class Splits:
     """float32 `[C]`."""
     augmentation: str = "none"
     """Name of the views that training sees."""
+    positions: Tensor | None = None
+    """int64 `[n]`, where the training split's samples stand in the published training set."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -227,6 +229,7 @@ def _split(config: ImageDataset, published: Published) -> Splits:
         mean=mean,
         std=std,
         augmentation=augmentation_of(config),
+        positions=used[kept],
     )
 
 

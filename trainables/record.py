@@ -124,6 +124,9 @@ LOST_CLASSES = "lost_classes"
 KEPT_NOISY = "kept_noisy_share"
 """Share of the kept samples whose label was replaced by label noise, in [0, 1]."""
 
+MACHINE_METRICS = frozenset({SAMPLES_PER_S, SECONDS, PEAK_MEMORY_BYTES})
+"""What depends on the machine and the moment: a repetition need not repeat it."""
+
 OBJECTIVES = {"classification": VAL_ACCURACY, "ridge": VAL_R2}
 """What a search maximises, by kind of problem."""
 
