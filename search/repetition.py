@@ -14,7 +14,7 @@ from search.places import Places
 from search.space import Context
 from search.standing import open_recorded
 from trainables import cache
-from trainables.config import ScoresSpec, TrialConfig, artifacts
+from trainables.config import DatasetSpec, TrialConfig, artifacts
 from trainables.problem import open_training
 from trainables.record import EPOCH, MACHINE_METRICS, Outcome
 from trainables.threads import pin_threads
@@ -161,8 +161,8 @@ def _numbers(ledger: Ledger) -> str:
 def _announce(config: TrialConfig, places: Places, say: Callable[[str], None]) -> None:
     """Say what has to be made before the trial can start."""
     for artifact in artifacts(config):
-        needed = isinstance(artifact, ScoresSpec) or config.kd_weight > 0
-        if needed and not cache.exists(places.cache, artifact.key):
+        cached = isinstance(artifact, DatasetSpec) or cache.exists(places.cache, artifact.key)
+        if not cached:
             say(f"the {artifact.label} is not in the cache and made first")
 
 
