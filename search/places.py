@@ -84,9 +84,9 @@ class Places:
 
     def artifact_root(self) -> str | None:
         """Where MLflow shall keep artifacts; None leaves it to a tracking server."""
-        if self.tracking_uri.startswith("sqlite:"):
-            return (self.home / "mlartifacts").as_uri()
-        return None
+        if self.tracking_uri.startswith(("http:", "https:", "databricks")):
+            return None
+        return (self.home / "mlartifacts").as_uri()
 
     def make(self) -> None:
         """Create the folders.

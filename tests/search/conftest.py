@@ -1,7 +1,6 @@
 """Searches rehearsed without Ray: our searcher, scheduler and recorder, Tune's part played here."""
 
 import copy
-import itertools
 import json
 import subprocess
 import sys
@@ -141,7 +140,12 @@ def at_once() -> Callable[..., list[Any]]:
     return run
 
 
-_numbers = itertools.count(1)
+CLEAR = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid();
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public
+"""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -151,12 +155,11 @@ def record_uri(request, tmp_path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'record.db'}"
         return
     server = request.getfixturevalue("postgres")
-    name = f"record_{next(_numbers)}"
-    yield server.uri(name)
-    engine = sa.create_engine(server.uri("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
+    uri = server.uri("record")  # one for all tests: to create a database takes longer than most
+    yield uri
+    with sa.create_engine(uri, poolclass=sa.NullPool).begin() as connection:
+        for statement in CLEAR.split(";"):
+            connection.exec_driver_sql(statement)
 
 
 @pytest.fixture

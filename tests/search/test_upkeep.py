@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from search import deletion, leftovers, repetition, syncing, tracking
 from search.deletion import belongings, delete
 from search.errors import KdcurveError
-from search.journal import EventKind, Journal, numbered
+from search.journal import EventKind, Journal, numbered, rows_of
 from search.lease import Lease
 from search.ledger import Ledger
 from search.leftovers import What, clean, survey
@@ -26,7 +26,7 @@ from search.plan import shared_artifacts
 from search.repetition import rerun
 from search.syncing import sync
 from search.tracking import Delivery
-from search.writer import Spool
+from search.writer import Spool, spool_paths
 from tests.conftest import kdcurve
 from tests.delivered import assert_whole, snapshot, stored
 from trainables import record
@@ -160,9 +160,8 @@ class TestSync:
             (EventKind.REPORTED, 4, {"epoch": 3, "metrics": metrics}),
             (EventKind.ENDED, 4, {"outcome": "failed", "reason": "gone"}),
         ]
-        Spool(places.folder("cut") / "events.spool").append(
-            numbered(lost, journal.last_number("cut"))
-        )
+        spool = Spool(spool_paths(places.folder("cut"), journal))
+        spool.append(rows_of(numbered(lost, journal.last_number("cut"))))
         done = sync("cut", places)
         assert (done.recovered, done.ended, done.unfinished) == (2, 5, 0)
         assert_whole(client_of(places), journal, "cut")

@@ -21,7 +21,7 @@ from search.errors import KdcurveError
 from search.journal import ConflictError, EventKind, Journal
 from search.lease import Lease, TakenOverError, running
 from search.ledger import Ledger
-from search.writer import Writer, writing
+from search.writer import Spool, Writer, left_behind, writing
 
 
 @pytest.fixture
@@ -213,11 +213,18 @@ def test_an_event_is_in_the_database_within_a_second(journal, tmp_path):
 
 def test_a_backlog_arrives_in_order_whatever_the_size_of_a_commit(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "EVENTS_PER_COMMIT", 7)
+    whole, sizes = journal.write_rows, []
+    monkeypatch.setattr(
+        journal,
+        "write_rows",
+        lambda name, rows, *more: (sizes.append(len(rows)), whole(name, rows, *more)),
+    )
     with writing(journal, "a", tmp_path) as writer:
         append(writer, range(100))
         writer.append(map(report, range(100, 150)))
         writer.flush(20)
         assert epochs(journal) == list(range(150))
+    assert max(sizes) == 7
 
 
 def test_the_spool_does_not_grow_with_the_search(on_sqlite, tmp_path, monkeypatch):
@@ -234,6 +241,34 @@ def test_the_spool_does_not_grow_with_the_search(on_sqlite, tmp_path, monkeypatc
         assert len(writer._waiting) > 0
     assert max(sizes) < 1500 * 1000 * 0.7
     assert epochs(on_sqlite) == list(range(1500))
+
+
+def test_a_file_of_the_spool_is_emptied_when_all_in_it_is_committed_and_not_before(tmp_path):
+    paths = [tmp_path / "1", tmp_path / "2"]
+    spool = Spool(paths)
+
+    def add(number):
+        spool.append([{"number": number, "time": 1.0, "kind": "started", "trial": 0, "data": "{}"}])
+
+    def held():
+        return [[row["number"] for row in left_behind([path])[0]] for path in paths]
+
+    for number in (1, 2, 3):
+        add(number)
+    spool.turn()
+    add(4)
+    spool.turn()  # in vain: the other file holds events that are not committed
+    add(5)
+    spool.clear(2)
+    assert sorted(held()) == [[1, 2, 3], [4, 5]]
+    spool.clear(4)
+    assert sorted(held()) == [[], [4, 5]]
+    spool.turn()
+    add(6)
+    spool.clear(4)
+    assert sorted(held()) == [[4, 5], [6]]
+    spool.close(5)
+    assert [path.exists() for path in paths].count(True) == 1
 
 
 # The database away
