@@ -5,10 +5,10 @@
 
 The plain loop: PIL pictures through torchvision's crop, flip, `ToTensor` and `Normalize` in a
 `DataLoader`, the teacher asked about every batch, SGD with Nesterov momentum, a cosine per step.
-Same student, initial weights, kept samples, teacher, loss, batches and steps on both sides, one
-thread each, one after the other and again; the seed is the number of the round. A core-second
-is CPU time, that of a worker included; building networks and measuring accuracy (on validation
-samples, with the same code for all) are outside.
+Same student, initial weights, kept samples, teacher, loss, batch size and steps on both sides, each
+side in a process and on a thread of its own, one after the other and again; the seed is the number
+of the round. A core-second is CPU time, that of a worker included; building networks and measuring
+accuracy (on validation samples, with the same code for all) are outside.
 
 The table of soft labels holds only what this seed's epochs will look at, filled in by the online
 run before: the whole one would take longer than the benchmark. Its price is that of a forward pass
@@ -237,6 +237,11 @@ ROWS: dict[str, Callable[[Setting, int], Run]] = {
 """Online before views."""
 
 
+def run_row(name: str, setting: Setting, seed: int) -> Run:
+    """Train once, in this process."""
+    return ROWS[name](setting, seed)
+
+
 def core_s() -> float:
     """CPU seconds of this process and of its children that have ended."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -288,15 +293,24 @@ def compare(setting: Setting, rounds: int, console: Console) -> dict[str, list[R
         train=some(setting.train, 2 * BATCH),
         recipe=setting.recipe.model_copy(update={"epochs": 1}),
     )
-    for run in ROWS.values():
-        run(small, 0)  # warms up
     runs: dict[str, list[Run]] = {name: [] for name in ROWS}
-    for seed in range(rounds):
-        for name, run in ROWS.items():
-            runs[name].append(run(setting, seed))
-        rates = "  ".join(f"{each[-1].samples_per_core_s:.0f}" for each in runs.values())
-        console.print(f"round {seed + 1}: {rates}")
+    # In one process, what our side sets for itself would help the other as well.
+    with alone(torch.set_num_threads, 1) as plain, alone(pin_threads, 1) as ours:
+        sides = {name: plain if name.startswith(PLAIN) else ours for name in ROWS}
+        for name, side in sides.items():
+            side.submit(run_row, name, small, 0).result()  # warms up
+        for seed in range(rounds):
+            for name, side in sides.items():
+                runs[name].append(side.submit(run_row, name, setting, seed).result())
+            rates = "  ".join(f"{each[-1].samples_per_core_s:.0f}" for each in runs.values())
+            console.print(f"round {seed + 1}: {rates}")
     return runs
+
+
+def alone(initializer: Callable[..., Any] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """A process of its own."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, initializer, arguments)
 
 
 def show(title: str, runs: dict[str, list[Run]], console: Console) -> dict[str, Any]:
@@ -432,12 +446,12 @@ def prepare_memory(config: TrialConfig, folder: Path) -> None:
 def measure_memory(config: TrialConfig, folder: Path) -> dict[str, int]:
     """Run a trial in this process; bytes at its peak, and of files at its end."""
     pin_threads(1)
-    train(problem.open_training(config, folder))
+    training = problem.open_training(config, folder)  # held, or nothing would be mapped at the end
+    train(training)
     status = Path("/proc/self/status").read_text()
     # Unlike `ru_maxrss`, this began anew with the program: nothing of the parent is in it.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    in_cache = mapped = 0
-    of_cache = False
+    in_cache, of_cache = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
             of_cache = line.endswith(".safetensors")
@@ -470,9 +484,8 @@ def memory(sets: list[ImageDataset], console: Console) -> list[dict[str, Any]]:
 
 def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+    with alone() as process:
+        return process.submit(function, *arguments).result()
 
 
 def main() -> None:
