@@ -117,7 +117,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Launch": (launch.search, launch.resume, launch.status, launch.list_),
-    "Ask": (ask.best, ask.curve, ask.fit, ask.predict, ask.report),
+    "Ask": (ask.best, ask.curve, ask.fit, ask.predict, ask.report, ask.subset),
     "Upkeep": (upkeep.sync, upkeep.rerun, upkeep.clean, upkeep.delete),
 }
 """All commands by panel of the help, in the order in which a newcomer needs them."""

@@ -13,6 +13,7 @@ from ray._private import ray_constants
 
 from search.errors import KdcurveError
 from search.space import SearchSpec
+from trainables.parts import PATH_VARIABLE
 
 PROBE_S = 5.0
 """How long a Ray cluster has to accept a connection."""
@@ -33,6 +34,8 @@ _TUNE_SETTINGS = {
 def connected(folder: Path, address: str | None) -> Iterator[None]:
     """Connect to Ray, or start it on this machine; stop only what was started here."""
     os.environ.update(_TUNE_SETTINGS)
+    # Workers start elsewhere: relative paths and a user's own modules are meant from here.
+    os.environ.setdefault(PATH_VARIABLE, str(Path.cwd()))
     if ray.is_initialized():
         yield
         return

@@ -137,6 +137,33 @@ def predict(
     typer.echo(f"{weight:.3f}")
 
 
+def subset(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    method: Annotated[str, typer.Option(help="Pruning method of the search.")],
+    fraction: Annotated[float, typer.Option(help="Kept fraction, in (0, 1].")],
+    seed: Annotated[int, typer.Option(help="Seed of the trials (random, ccs).")] = 0,
+    out_file: Annotated[Path, typer.Option("--out", help="The NumPy file to write.")] = Path(
+        "kept.npy"
+    ),
+) -> None:
+    """Export which samples were kept, as positions in the published training set.
+
+    Example: `kdcurve subset demo --method el2n --fraction 0.25 --out kept.npy`
+    """
+    import numpy as np  # noqa: PLC0415
+
+    from search.standing import open_recorded, recorded_spec  # noqa: PLC0415
+    from search.subset import export_subset  # noqa: PLC0415
+
+    spec = recorded_spec(open_recorded(name, places), name)
+    found = export_subset(spec, places, method, fraction, seed)
+    _write(out_file, lambda path: np.save(path, found.positions))
+    lost = f", {found.lost_classes} classes lost" if found.lost_classes else ""
+    out.print(f"written: {out_file} ({len(found.positions)} samples{lost})", markup=False)
+
+
 def report(
     name: Name,
     places: Places,

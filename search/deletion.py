@@ -25,7 +25,7 @@ class Belongings:
     trials: int
     """What its record holds."""
     folders: tuple[Path, ...]
-    """Those that exist: its log and answers, its checkpoints, Tune's working files."""
+    """Those that exist: its log and answers, checkpoints, logits, Tune's working files."""
     experiments: tuple[Any, ...]
     """MLflow's: one, none, or two if an earlier deletion was cut off."""
 
@@ -45,7 +45,8 @@ def belongings(
 
 
 def _belongings(journal: Journal, name: str, places: Places, keep_mlflow: bool) -> Belongings:
-    folders = (places.folder(name), places.checkpoints / name, places.tune / name)
+    shared = (places.checkpoints, places.logits, places.tune)
+    folders = (places.folder(name), *(folder / name for folder in shared))
     return Belongings(
         events=journal.last_number(name),
         trials=journal.count(name, EventKind.PROPOSED),

@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from analysis.errors import known
-from trainables.config import CLASSIFICATION_DATASETS, MODEL_FAMILIES, RIDGE_MODEL
+from trainables.config import MODEL_FAMILIES, RIDGE_MODEL
 from trainables.sizes import count_kept, describe
+from trainables.sources.common import DataError
 
 Parts = Mapping[str, Any]
 """Keys of a search file with their validated values; None for those that are not valid."""
@@ -24,11 +25,17 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
 def cross_faults(parts: Parts) -> Iterator[str]:
     """Faults between parts of a search file that are valid each by itself."""
     yield from _one_place_each(parts)
-    if parts.get("dataset") is not None:
-        yield from _models_that_fit(parts)
-        yield from _ridge_alone(parts)
-        yield from _enough_samples(parts)
-        yield from _grace_within_budget(parts)
+    if parts.get("dataset") is None:
+        return
+    yield from _models_that_fit(parts)
+    yield from _ridge_alone(parts)
+    try:
+        info = parts.get("counted") or describe(parts["dataset"])
+    except DataError as error:
+        yield f"dataset.{error.key}: {error}"
+        return
+    yield from _enough_samples(parts, info)
+    yield from _grace_within_budget(parts, info.train_samples)
 
 
 def _one_place_each(parts: Parts) -> Iterator[str]:
@@ -68,10 +75,9 @@ def _ridge_alone(parts: Parts) -> Iterator[str]:
         yield "recipe.iterations: dataset 'ridge' has no iterations; set recipe.epochs instead"
 
 
-def _enough_samples(parts: Parts) -> Iterator[str]:
+def _enough_samples(parts: Parts, info: Any) -> Iterator[str]:
     if not parts.get("contexts"):
         return
-    info = describe(parts["dataset"])
     places = (("contexts", "fraction"), ("contexts", "teacher_fraction"))
     for where, key in (*places, ("tune", "teacher_fraction")):
         for fraction in getattr(parts.get(where), key, None) or ():
@@ -84,11 +90,10 @@ def _enough_samples(parts: Parts) -> Iterator[str]:
                 )
 
 
-def _grace_within_budget(parts: Parts) -> Iterator[str]:
+def _grace_within_budget(parts: Parts, samples: int) -> Iterator[str]:
     recipe, stopping = parts.get("recipe"), parts.get("early_stopping")
     if not recipe or not stopping or not parts.get("contexts") or stopping.name == "none":
         return
-    samples = describe(parts["dataset"]).train_samples
     smallest = min(
         recipe.total_epochs(count_kept(samples, fraction))
         for fraction in parts["contexts"].fraction
@@ -143,10 +148,6 @@ def fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
             "tune.fraction: a fraction is a context, not something to tune (accuracy always "
             "prefers more data); move it to contexts.fraction"
         )
-    if detail["loc"] == ("dataset", "image", "name") and detail["type"] == "literal_error":
-        names = (*CLASSIFICATION_DATASETS, "ridge")
-        near = nearest(detail["input"], names)
-        return f"{key}: {detail['input']!r}: unknown data set{near} Known: {known(names)}."
     if detail["type"] == "extra_forbidden":
         allowed = _keys_at(model, detail["loc"][:-1])
         return f"{key}: unknown key{nearest(location[-1], allowed)} {_allowed(allowed)}"

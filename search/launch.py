@@ -9,26 +9,24 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import ray
 from filelock import FileLock
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig
 
 from analysis.errors import AnalysisError
 from search.cluster import concurrent_trials, connected
-from search.errors import KdcurveError
 from search.extension import check_extension
 from search.journal import EventKind, Journal, check_name
 from search.ledger import Ledger
 from search.places import Places
-from search.plan import counted, shared_artifacts
+from search.plan import settle
+from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
 from search.scheduler import ContextAsha, InOrder
@@ -37,10 +35,7 @@ from search.space import SearchSpec
 from search.studies import Studies
 from search.tracking import Delivery
 from search.writer import Writer, writing
-from trainables.config import Artifact
-from trainables.problem import prepare
 from trainables.record import SearchState
-from trainables.threads import pin_threads
 from trainables.trial import DistillationTrial
 
 logger = logging.getLogger(__name__)
@@ -108,6 +103,7 @@ def run(
     """
     places = places or Places.at()
     watcher = watcher or Silent()
+    spec = settle(spec)
     places.make()
     with _one_at_a_time(places):
         journal = Journal(places.record)
@@ -169,6 +165,7 @@ def resume(
         journal = Journal(places.record)
         spec = Ledger(journal, name).spec
         if extended is not None:
+            extended = settle(extended)
             check_extension(spec, extended)
             spec = extended
         delivery = Delivery(journal, spec, places, watcher.say)
@@ -207,7 +204,7 @@ def _carry_out(
     writer.flush()
     delivery.start()
     try:
-        _prepare(spec, places, ledger, watcher)
+        prepare_shared(spec, places, ledger, watcher.say)
         with watcher.watching(spec, ledger):
             _tune(spec, places, ledger, concurrent)
         finished = len(ledger.trials) == spec.trials and not ledger.unfinished()
@@ -280,57 +277,6 @@ def _stopping_cleanly(watcher: Watcher) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _prepare(spec: SearchSpec, places: Places, ledger: Ledger, watcher: Watcher) -> None:
-    """Make teachers and scores as Ray tasks, or find them in the cache."""
-    needed = shared_artifacts(spec)
-    if not needed:
-        return
-    watcher.say(f"preparing {counted(needed)}")
-    resources = spec.resources
-    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(_prepare_one)
-    waiting = {
-        task.remote(
-            artifact.model_dump(mode="json"), type(artifact), places.cache, resources.cpu
-        ): (artifact)
-        for artifact in needed
-    }
-    while waiting:
-        done, _ = ray.wait(list(waiting))
-        for future in done:
-            artifact = waiting.pop(future)
-            try:
-                metadata, seconds = ray.get(future)
-            except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
-                raise KdcurveError(
-                    f"could not prepare the {artifact.label}: {type(cause).__name__}: {cause}; "
-                    "a changed search file needs another name"
-                ) from error
-            if artifact.key not in ledger.prepared:
-                ledger.record(
-                    EventKind.PREPARED,
-                    key=artifact.key,
-                    artifact=artifact.model_dump(mode="json", exclude={"dataset"}),
-                    metadata=metadata,
-                    seconds=seconds,
-                )
-            watcher.say(f"  {artifact.label}{_accuracy(metadata)}")
-
-
-def _prepare_one(
-    artifact: dict[str, Any], kind: type[Artifact], cache: Path, cpus: float
-) -> tuple[dict[str, str], float]:
-    """Metadata of what was made or found in the cache, and the seconds that took."""
-    pin_threads(cpus)
-    began = time.perf_counter()
-    return prepare(kind.model_validate(artifact), cache), time.perf_counter() - began
-
-
-def _accuracy(metadata: dict[str, str]) -> str:
-    accuracy = metadata.get("val_accuracy")
-    return f": validation accuracy {100 * float(accuracy):.1f}%" if accuracy else ""
-
-
 def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> None:
     """Let Tune run the trials that are left."""
     objective = spec.objective
@@ -354,6 +300,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
             "cpus": resources.cpu,
             "checkpoints": str(checkpoints),
             "checkpoint_every_s": spec.checkpoint_every_s,
+            "logits": str(places.logits / spec.name),
         },
         tune_config=tune.TuneConfig(
             metric=objective,

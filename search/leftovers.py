@@ -28,13 +28,22 @@ class What(StrEnum):
 
     TEACHERS = "teachers"
     SCORES = "scores"
+    SOFT_LABELS = "soft labels"
+    IMAGES = "decoded images"
     CHECKPOINTS = "checkpoints"
     TUNE = "Tune's working files"
     UNFINISHED = "unfinished files"
     """Of a process that was killed while it wrote."""
 
 
-_CACHED = {"teacher": What.TEACHERS, "scores": What.SCORES}
+_CACHED = {
+    "teacher": What.TEACHERS,
+    "scores": What.SCORES,
+    "logits": What.SOFT_LABELS,
+    "images": What.IMAGES,
+}
+_SEED = re.compile(r"-seed\d+$")
+"""The scores of one seed, from which those of a search are put together."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,15 @@ def survey(places: Places | None = None, *, everything: bool = False) -> list[Le
     resumable = {name: f"{name} ({known[name].state})" for name in known if known[name].resumable}
     users = _cache_users(journal, known, held if everything else {**resumable, **held})
     found = [
-        _leftover(what, path, users.get(path.stem))
+        _leftover(what, path, user)
         for path in sorted(places.cache.glob("*.safetensors"))
         if (what := _CACHED.get(path.name.partition("-")[0]))
+        # Images are named by the files they come from: any search may be the one to need them.
+        for user in [
+            next(iter(users.values()), None)
+            if what is What.IMAGES
+            else users.get(_SEED.sub("", path.stem))
+        ]
     ]
     # Of Tune's files nothing is read back, so that they matter to their own process only.
     folders = {

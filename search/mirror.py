@@ -65,6 +65,7 @@ class Mirror:
         artifact_root: where a new experiment keeps artifacts; None leaves it to the server.
         answers: folder of the answers' files, uploaded whenever there is an answer.
         proceed: called before a run is sent; what it raises cuts the delivery off.
+        cache: where scores are, which are uploaded; they are not if None.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Mirror:
         artifact_root: str | None,
         answers: Path,
         proceed: Callable[[], None] = lambda: None,
+        cache: Path | None = None,
     ) -> None:
         self._spec = spec
         self._client = client
         self._artifact_root = artifact_root
         self._answers = answers
+        self._cache = cache
         self._proceed = proceed
         self._contexts = {context.key: context for context in spec.context_list}
         self._planned: Event | None = None
@@ -114,7 +117,8 @@ class Mirror:
                 for run in self._runs.values():
                     run.running = False  # whatever ran in an earlier life is gone
             case EventKind.PREPARED:
-                self._runs[event.data["key"]] = shared_run(self._spec, event)
+                if (shared := shared_run(self._spec, event, self._cache)) is not None:
+                    self._runs[shared.name] = shared
             case EventKind.ANSWER:
                 self._new_answer = True
                 curve = curve_points(event.data["curve"], self._spec.tuned)
@@ -296,6 +300,8 @@ class Mirror:
             del run.metrics[: len(batch)]
             if last:
                 break
+        if run.file is not None and run.file.is_file():
+            self._client.log_artifact(there.run_id, str(run.file))
         if run.end is not None:
             self._client.set_terminated(there.run_id, *run.end)
             there.whole = True

@@ -77,6 +77,11 @@ class Places:
         """States that unfinished trials go on from, a folder per search."""
         return self.storage / "checkpoints"
 
+    @property
+    def logits(self) -> Path:
+        """Validation logits of complete trials, a folder per search."""
+        return self.storage / "logits"
+
     def artifact_root(self) -> str | None:
         """Where MLflow shall keep artifacts; None leaves it to a tracking server."""
         if self.tracking_uri.startswith(("http:", "https:", "databricks")):

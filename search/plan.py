@@ -1,13 +1,31 @@
 """What a search will cost, before anything is spent."""
 
+import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from search.designer import start_values
-from search.space import SearchSpec
-from trainables.config import Artifact, TeacherSpec, artifacts
-from trainables.sizes import count_kept, describe
+from search.errors import UsageError
+from search.space import Counted, SearchSpec
+from trainables.config import (
+    Artifact,
+    DatasetSpec,
+    RidgeDataset,
+    ScoresSpec,
+    SoftLabelsSpec,
+    TeacherFile,
+    TeacherSpec,
+    TrialConfig,
+    artifacts,
+)
+from trainables.sizes import count_kept
+
+FORWARD_SHARE = 1 / 3
+"""Cost of a forward pass as a share of a training step, which goes forward and back."""
 
 
 @dataclass(frozen=True)
@@ -17,26 +35,30 @@ class Plan:
     contexts: int
     trials: int
     artifacts: tuple[Artifact, ...]
-    """Teachers and scores, made once and shared."""
+    """What is made once and shared, in the order in which it is made."""
     trial_samples: int
     """Samples that all trials together train on, if none is stopped early."""
     artifact_samples: int
-    """Samples that teachers and scores train on at most, if none is cached."""
+    """The same for what is shared, at most: if nothing is cached."""
+
+
+_NOUNS = {TeacherSpec: "teacher", ScoresSpec: "score", SoftLabelsSpec: "table of soft labels"}
 
 
 def counted(needed: Sequence[Artifact]) -> str:
-    """How many teachers and scores: `2 teachers, 1 score`."""
-    teachers = sum(isinstance(artifact, TeacherSpec) for artifact in needed)
-    return f"{_plural(teachers, 'teacher')}, {_plural(len(needed) - teachers, 'score')}"
+    """How many there are of what is shared: `2 teachers, 1 score`."""
+    counts: Counter[type] = Counter(type(artifact) for artifact in needed)
+    parts = [_plural(counts[kind], noun) for kind, noun in _NOUNS.items() if counts[kind]]
+    return ", ".join(parts) or "nothing"
 
 
 def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    head, _, tail = noun.partition(" ")
+    return f"{count} {head}{'' if count == 1 else 's'}{' ' if tail else ''}{tail}"
 
 
 def make_plan(spec: SearchSpec) -> Plan:
     """Count contexts, trials, shared parts and samples of a search."""
-    train_samples = describe(spec.dataset).train_samples
     per_context = spec.budget.trials_per_context
     needed = shared_artifacts(spec)
     return Plan(
@@ -47,13 +69,22 @@ def make_plan(spec: SearchSpec) -> Plan:
             per_context * _samples(spec, spec.kept_samples(context))
             for context in spec.context_list
         ),
-        artifact_samples=sum(
-            _samples(spec, count_kept(train_samples, artifact.fraction))
-            if isinstance(artifact, TeacherSpec)
-            else artifact.seeds * _samples(spec, train_samples)
-            for artifact in needed
-        ),
+        artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
     )
+
+
+def _cost(spec: SearchSpec, artifact: Artifact) -> int:
+    samples = spec.info.train_samples
+    match artifact:
+        case DatasetSpec():
+            return 0
+        case TeacherSpec():
+            kept = count_kept(samples, artifact.fraction)
+            return 0 if artifact.file else _samples(spec, kept)
+        case SoftLabelsSpec():
+            return round(FORWARD_SHARE * spec.views(artifact.all_views) * samples)
+        case ScoresSpec():
+            return artifact.seeds * _samples(spec, samples)
 
 
 def _samples(spec: SearchSpec, kept: int) -> int:
@@ -64,15 +95,68 @@ def _samples(spec: SearchSpec, kept: int) -> int:
 
 
 def shared_artifacts(spec: SearchSpec) -> tuple[Artifact, ...]:
-    """Every teacher and every scoring that some trial of the search may need, once each."""
+    """Everything shared that some trial of the search may need, once each, in order."""
+    found = {
+        artifact.key: artifact
+        for config in _kinds_of_trials(spec)
+        for artifact in artifacts(config)
+    }
+    order = (DatasetSpec, ScoresSpec, TeacherSpec, SoftLabelsSpec)
+    return tuple(sorted(found.values(), key=lambda artifact: order.index(type(artifact))))
+
+
+def stages(needed: Sequence[Artifact]) -> list[list[Artifact]]:
+    """What is shared, grouped so that each group needs only those before it."""
+    groups: tuple[tuple[type, ...], ...] = (
+        (DatasetSpec,),
+        (ScoresSpec, TeacherSpec),
+        (SoftLabelsSpec,),
+    )
+    staged = [[each for each in needed if isinstance(each, kinds)] for kinds in groups]
+    return [stage for stage in staged if stage]
+
+
+def _kinds_of_trials(spec: SearchSpec) -> list[TrialConfig]:
+    """A taught trial of every context, tuned choice and teacher's seed."""
     tuned = {
         name: domain for name in spec.tuned if isinstance(domain := getattr(spec.tune, name), list)
     }
-    found = {}
-    for context in spec.context_list:
-        for choice in itertools.product(*tuned.values()):
-            values = start_values(spec, 1) | dict(zip(tuned, choice, strict=True))
-            for seed in range(spec.seeds.teacher):
-                for artifact in artifacts(spec.trial_config(context, values, seed)):
-                    found[artifact.key] = artifact
-    return tuple(found.values())
+    return [
+        spec.trial_config(context, start_values(spec, 1) | dict(zip(tuned, choice, strict=True)), s)
+        for context in spec.context_list
+        for choice in itertools.product(*tuned.values())
+        for s in range(spec.seeds.teacher)
+    ]
+
+
+def settle(spec: SearchSpec) -> SearchSpec:
+    """The search with all that depends on this machine and moment written into it.
+
+    How many samples there are, what `auto` came to, and which files were brought: a recorded
+    search stays what it was.
+
+    Raises:
+        UsageError: a teacher's file cannot be read.
+    """
+    changes: dict[str, Any] = {}
+    if not isinstance(spec.dataset, RidgeDataset):
+        info = spec.info
+        changes = {
+            "counted": Counted(
+                train_samples=info.train_samples, classes=info.classes, shape=info.shape
+            ),
+            "soft_labels": spec.soft_label_source,
+            "teachers": {name: _stamped(name, file) for name, file in spec.teachers.items()},
+        }
+    fields = {name: getattr(spec, name) for name in SearchSpec.model_fields}
+    return SearchSpec(**{**fields, **changes})
+
+
+def _stamped(name: str, brought: TeacherFile) -> TeacherFile:
+    path = Path(brought.file).expanduser().absolute()
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"teachers.{name}: cannot read {path}: {error.strerror}") from error
+    return TeacherFile(file=str(path), sha256=digest)

@@ -109,6 +109,7 @@ def print_plan(spec: "SearchSpec") -> None:
         "trials": f"{plan.trials} ({spec.budget.trials_per_context} per context, "
         f"{seeds}), early stopping: {stopping.name}",
         "shared": f"{counted(plan.artifacts)}, made once",
+        **({"teaching": _soft_labels(spec)} if plan.artifacts else {}),
         "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials "
         f"and {_count(plan.artifact_samples)} for what is shared",
         "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
@@ -117,6 +118,25 @@ def print_plan(spec: "SearchSpec") -> None:
     for what, text in rows.items():
         out.print(f"{what:>9}  {text}", markup=False, soft_wrap=True)
     out.print()
+
+
+def _soft_labels(spec: "SearchSpec") -> str:
+    """Where teachers' logits come from, and what that costs."""
+    source = spec.soft_label_source
+    chosen = " (chosen for you)" if spec.soft_labels == "auto" else ""
+    if source == "online":
+        return f"online{chosen}: the teacher is asked for every batch"
+    views = spec.views(source == "views")
+    size = 2 * views * spec.info.train_samples * spec.info.classes
+    return f"{source}{chosen}: a table of {views} view{'s' * (views > 1)} a teacher, {_bytes(size)}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:  # noqa: PLR2004  (thousands)
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
 
 
 def _dimensions(spec: "SearchSpec") -> str:

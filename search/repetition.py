@@ -14,14 +14,12 @@ from search.places import Places
 from search.space import Context
 from search.standing import open_recorded
 from trainables import cache
-from trainables.config import ScoresSpec, TrialConfig, artifacts
+from trainables.config import DatasetSpec, TrialConfig, artifacts
 from trainables.problem import open_training
-from trainables.record import EPOCH, SAMPLES_PER_S, SECONDS, Outcome
+from trainables.record import EPOCH, MACHINE_METRICS, Outcome
 from trainables.threads import pin_threads
 
 logger = logging.getLogger(__name__)
-
-_TIMINGS = frozenset({SECONDS, SAMPLES_PER_S})
 
 History = dict[int, dict[str, float]]
 """Metrics by epoch."""
@@ -147,7 +145,7 @@ def _failed(trial: TrialState) -> bool:
 
 
 def _comparable(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {k: v for k, v in metrics.items() if k != EPOCH and k not in _TIMINGS}
+    return {k: v for k, v in metrics.items() if k != EPOCH and k not in MACHINE_METRICS}
 
 
 def _bits(value: float | None) -> str | None:
@@ -163,8 +161,8 @@ def _numbers(ledger: Ledger) -> str:
 def _announce(config: TrialConfig, places: Places, say: Callable[[str], None]) -> None:
     """Say what has to be made before the trial can start."""
     for artifact in artifacts(config):
-        needed = isinstance(artifact, ScoresSpec) or config.kd_weight > 0
-        if needed and not cache.exists(places.cache, artifact.key):
+        cached = isinstance(artifact, DatasetSpec) or cache.exists(places.cache, artifact.key)
+        if not cached:
             say(f"the {artifact.label} is not in the cache and made first")
 
 

@@ -1,6 +1,7 @@
 """What MLflow is told: a search's events as runs with parameters, tags and metrics."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
@@ -18,6 +19,8 @@ _STATUS = {
     Outcome.FAILED: "FAILED",
     Outcome.TIMEOUT: "FAILED",
 }
+_SHARED = {"teacher": Kind.TEACHER, "scores": Kind.SCORES}
+"""Kinds of runs by the first part of a key."""
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Run:
     end_tags: list[RunTag] = field(default_factory=list)
     end: tuple[str, int] | None = None
     """Status and time."""
+    file: Path | None = None
+    """What is uploaded to it, if it is there."""
 
     def take(self, event: Event) -> None:
         """Add what an event of the trial says."""
@@ -80,18 +85,24 @@ def trial_run(spec: SearchSpec, context: Context, proposed: Event) -> Run:
     needs = {
         each.key: record.TAG_TEACHER_RUN if isinstance(each, TeacherSpec) else record.TAG_SCORES_RUN
         for each in artifacts(config)
-        if isinstance(each, ScoresSpec) or config.kd_weight > 0
+        if isinstance(each, TeacherSpec | ScoresSpec)
     }
     params = _params(spec.trial_params(context, config))
     return Run(f"trial-{proposed.trial}", tags, params, needs)
 
 
-def shared_run(spec: SearchSpec, prepared: Event) -> Run:
-    """A teacher or scores, from start to end."""
+def shared_run(spec: SearchSpec, prepared: Event, cache: Path | None) -> Run | None:
+    """A teacher or scores, from start to end; what merely derives from them has no run.
+
+    Scores are uploaded from the cache; a teacher's weights may be large, and stay there.
+    """
     data = prepared.data
     key, artifact = data["key"], data.get("artifact", {})
+    kind = _SHARED.get(key.partition("-")[0])
+    if kind is None:
+        return None
     tags = {
-        record.TAG_KIND: Kind.TEACHER if key.startswith("teacher") else Kind.SCORES,
+        record.TAG_KIND: kind,
         record.TAG_SEARCH: spec.name,
         record.TAG_ARTIFACT: key,
     }
@@ -109,6 +120,7 @@ def shared_run(spec: SearchSpec, prepared: Event) -> Run:
         ],
         end_tags=[RunTag(record.TAG_OUTCOME, Outcome.COMPLETE)],
         end=("FINISHED", end),
+        file=cache / f"{key}.safetensors" if cache and kind is Kind.SCORES else None,
     )
 
 

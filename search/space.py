@@ -22,23 +22,31 @@ from pydantic_core import CoreSchema
 from analysis.errors import known
 from search.faults import cross_faults, nearest
 from trainables.config import (
+    FILE,
     METHODS,
     MODEL_FAMILIES,
     RIDGE_MODEL,
+    TORCHVISION,
     DatasetConfig,
     Fraction,
     KdWeight,
+    Pruning,
     Recipe,
     RidgeDataset,
     Strict,
+    TeacherFile,
     Temperature,
     TrialConfig,
+    Tuple,
     content_key,
+    is_own,
 )
 from trainables.record import OBJECTIVES, TRIAL_PARAMS
-from trainables.sizes import count_kept, describe
+from trainables.sizes import VIEWS, DatasetInfo, augmentation_of, count_kept, describe
 
 SAMPLERS = ("tpe", "random")
+LARGEST_TABLE_BYTES = 4 * 2**30
+"""Of soft labels: it is mapped into memory, and a node's trials share it."""
 TUNABLE = ("kd_weight", "temperature", "teacher_fraction", "method", "teacher")
 
 
@@ -57,14 +65,39 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int | float) else value
 
 
+def _as_file(value: object) -> object:
+    return {"file": value} if isinstance(value, str) else value
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError("the same value stands here twice")
     return values
 
 
-MethodName = Annotated[str, _known("pruning method", METHODS)]
-ModelName = Annotated[str, _known("architecture", (*MODEL_FAMILIES, RIDGE_MODEL))]
+def _or_own(prefix: str, example: str, inner: AfterValidator) -> AfterValidator:
+    """Accept what has the prefix or is a user's own part, else ask the table of names."""
+
+    def check(value: str) -> str:
+        if (value.startswith(prefix) and value != prefix) or is_own(value):
+            return value
+        try:
+            return str(inner.func(value))  # type: ignore[call-arg]
+        except ValueError as error:
+            raise ValueError(f"{error} Also {example} and package.module:function.") from None
+
+    return AfterValidator(check)
+
+
+MethodName = Annotated[str, _or_own(FILE, "file:scores.npy", _known("pruning method", METHODS))]
+ModelName = Annotated[
+    str,
+    _or_own(
+        TORCHVISION,
+        "torchvision:resnet50",
+        _known("architecture", (*MODEL_FAMILIES, RIDGE_MODEL)),
+    ),
+]
 
 
 class Interval(Strict):
@@ -187,6 +220,14 @@ class Resources(Strict):
     """Trials at a time (default: as many as fit)."""
 
 
+class Counted(Strict):
+    """The size of a data set as it was found."""
+
+    train_samples: int
+    classes: int
+    shape: Tuple[int]
+
+
 @dataclass(frozen=True)
 class Context:
     """One combination for which an answer is wanted."""
@@ -216,6 +257,17 @@ class SearchSpec(Strict):
     early_stopping: EarlyStopping = EarlyStopping()
     budget: Budget = Budget()
     resources: Resources = Resources()
+    pruning: Pruning = Pruning()
+    """How scores become a subset."""
+    soft_labels: Literal["auto", "views", "online", "fixed"] = "auto"
+    """Where teachers' logits come from; `auto` weighs a table of all views against asking the
+    teacher for every batch."""
+    teachers: dict[ModelName, Annotated[TeacherFile, BeforeValidator(_as_file)]] = Field(
+        default_factory=dict
+    )
+    """Files with the weights of teachers that are not to be trained, by architecture."""
+    counted: Counted | None = None
+    """Size of a data set that is counted on disk; filled in when the search is planned."""
     checkpoint_every_s: float = Field(60.0, ge=0.0, allow_inf_nan=False)
     """Seconds between a trial's checkpoints; a trial that is cut off goes on from the newest."""
     seed: int = Field(0, ge=0)
@@ -235,11 +287,7 @@ class SearchSpec(Strict):
         made = []
         for combination in itertools.product(*named.values()):
             values = dict(zip(named, combination, strict=True))
-            identity = {
-                "dataset": self.dataset.model_dump(mode="json"),
-                "student": self.student,
-                **values,
-            }
+            identity = {"dataset": self.dataset, "student": self.student, **values}
             label = " ".join(_label(k, v) for k, v in values.items())
             made.append(Context(content_key(identity, 8), label, values))
         return tuple(made)
@@ -261,6 +309,7 @@ class SearchSpec(Strict):
 
     def trial_config(self, context: Context, values: Mapping[str, Any], seed: int) -> TrialConfig:
         """The full configuration of one trial of this search."""
+        chosen = {**context.values, **values}
         return TrialConfig(
             dataset=self.dataset,
             student=self.student,
@@ -268,7 +317,10 @@ class SearchSpec(Strict):
             seed=seed,
             teacher_seed=seed % self.seeds.teacher,
             score_seeds=self.seeds.scores,
-            **{**context.values, **values},
+            pruning=self.pruning,
+            soft_labels=self.soft_label_source,
+            teacher_file=self.teachers.get(chosen["teacher"]),
+            **chosen,
         )
 
     def trial_params(self, context: Context, config: TrialConfig) -> dict[str, Any]:
@@ -282,9 +334,41 @@ class SearchSpec(Strict):
         }
         return {key: values[key] for key in TRIAL_PARAMS}
 
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """Size of the data set: as it was found when the search was planned, or as it is now."""
+        if self.counted is not None:
+            return DatasetInfo(**dict(self.counted))
+        return describe(self.dataset)
+
+    def views(self, all_views: bool = True) -> int:
+        """How many views of an image a table of soft labels has."""
+        if not all_views or isinstance(self.dataset, RidgeDataset):
+            return 1
+        return VIEWS[augmentation_of(self.dataset)]
+
+    @cached_property
+    def soft_label_source(self) -> Literal["views", "online", "fixed"]:
+        """Where teachers' logits come from, once `auto` is settled.
+
+        A table costs one forward pass per view and image, and 2 bytes per view, image and
+        class; asking the teacher costs one per sample that a trial is trained on.
+        """
+        if self.soft_labels != "auto":
+            return self.soft_labels
+        samples = self.info.train_samples
+        teachers = max(1, len(self.contexts.teacher or ()) + len(self.tune.teacher or ()))
+        asked = sum(
+            self.budget.trials_per_context * self.total_epochs(context) * self.kept_samples(context)
+            for context in self.context_list
+        )
+        tables = teachers * self.seeds.teacher * self.views() * samples
+        fits = 2 * self.views() * samples * self.info.classes <= LARGEST_TABLE_BYTES
+        return "views" if fits and tables <= asked else "online"
+
     def kept_samples(self, context: Context) -> int:
         """Training samples a student of this context sees in one epoch."""
-        return count_kept(describe(self.dataset).train_samples, context.values["fraction"])
+        return count_kept(self.info.train_samples, context.values["fraction"])
 
     def total_epochs(self, context: Context) -> int:
         """A trial's full budget in this context, in epochs."""

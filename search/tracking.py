@@ -219,6 +219,7 @@ class Delivery(threading.Thread):
             self._places.artifact_root(),
             self._places.answers(name),
             self._proceed,
+            self._places.cache,
         )
 
     def _take(self, mirror: Mirror) -> int:

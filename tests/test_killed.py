@@ -16,7 +16,6 @@ from tests.conftest import KDCURVE, kdcurve
 from trainables import record
 
 KILLS = 20
-TIMINGS = {record.SECONDS, record.SAMPLES_PER_S}
 SEARCH = """
 name: killed
 dataset: {name: digits, validation: 0.3, label_noise: 0.2}
@@ -83,7 +82,9 @@ def facts(events: list[Event]) -> dict[str, object]:
         "proposals": [(e.trial, e.data) for e in events if e.kind is EventKind.PROPOSED],
         "metrics": {
             (e.trial, e.data["epoch"]): {
-                key: value for key, value in e.data["metrics"].items() if key not in TIMINGS
+                key: value
+                for key, value in e.data["metrics"].items()
+                if key not in record.MACHINE_METRICS
             }
             for e in events
             if e.kind is EventKind.REPORTED

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -38,9 +39,20 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # safetensors' own bytes: unlike numpy's they exist for bfloat16 too.
-        digest.update(safetensors.torch.save({"": tensor}))
+        # What safetensors would write, but without a copy of a table that fills half the memory.
+        digest.update(_header(tensor))
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _header(tensor: Tensor) -> bytes:
+    """What `safetensors.torch.save({"": tensor})` writes before the tensor's bytes."""
+    saved = safetensors.torch.save({"": tensor.new_empty(0)})
+    entry = json.loads(saved[8:])[""]
+    entry |= {"shape": list(tensor.shape), "data_offsets": [0, tensor.nbytes]}
+    text = json.dumps({"": entry}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def exists(folder: Path, key: str) -> bool:
@@ -48,19 +60,30 @@ def exists(folder: Path, key: str) -> bool:
     return _path(folder, key).is_file()
 
 
-def load(folder: Path, key: str) -> Entry:
+def load(folder: Path, key: str, *, mapped: bool = False) -> Entry:
     """Read and verify a cached file.
+
+    Args:
+        folder: the cache.
+        key: name of the content.
+        mapped: leave the tensors in the file and map it into memory, where all processes of a
+            machine share its pages; they are not to be changed.
 
     Raises:
         FileNotFoundError: nothing is cached under this key.
         DamagedError: the file is truncated or altered; the message names it.
     """
     path = _path(folder, key)
-    content = path.read_bytes()
     try:
-        tensors = safetensors.torch.load(content)
-        header_bytes = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
+        if mapped:
+            tensors = safetensors.torch.load_file(path)
+            with path.open("rb") as file:
+                header = file.read(int.from_bytes(file.read(8), "little"))
+        else:
+            content = path.read_bytes()
+            tensors = safetensors.torch.load(content)
+            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        metadata = json.loads(header).get("__metadata__", {})
     except (SafetensorError, ValueError) as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
     expected = metadata.pop(_CHECKSUM, None)
@@ -100,7 +123,9 @@ def store(folder: Path, key: str, tensors: dict[str, Tensor], metadata: dict[str
     return path
 
 
-def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
+def get_or_make(
+    folder: Path, key: str, make: Callable[[], Entry], *, mapped: bool = False
+) -> Entry:
     """Read what is cached under `key`, or make and store it.
 
     Two processes that make the same key at once both work; the later file replaces the
@@ -110,13 +135,14 @@ def get_or_make(folder: Path, key: str, make: Callable[[], Entry]) -> Entry:
         folder: the cache; created if missing.
         key: name of the content; must hash everything that determines it.
         make: returns tensors and string metadata; called if the file is missing or damaged.
+        mapped: as for `load`.
     """
     if exists(folder, key):
         try:
-            return load(folder, key)
+            return load(folder, key, mapped=mapped)
         except DamagedError as error:
             logger.warning("%s; making it again", error)
     tensors, metadata = make()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     store(folder, key, tensors, metadata)
-    return tensors, metadata
+    return load(folder, key, mapped=True) if mapped else (tensors, metadata)

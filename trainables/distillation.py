@@ -13,6 +13,10 @@ class Loss(NamedTuple):
     ce: Tensor | None
     kd: Tensor | None
 
+    def detach(self) -> "Loss":
+        """The same values without their history."""
+        return Loss(*(None if part is None else part.detach() for part in self))  # type: ignore[arg-type]
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy to hard labels at temperature 1, mean over the batch, in nats.

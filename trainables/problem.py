@@ -1,35 +1,62 @@
 """One door to every kind of problem: what is prepared once, and a trial's training."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from trainables import datasets, engine, models, teachers
+from torch import Tensor
+
+from trainables import cache, datasets, engine, models, teachers
 from trainables.config import (
     Artifact,
+    DatasetSpec,
     ImageDataset,
     RidgeDataset,
     ScoresSpec,
+    SoftLabelsSpec,
     TeacherSpec,
     TrialConfig,
-    artifacts,
+    teacher_spec,
 )
-from trainables.pruning import random, scores
-from trainables.pruning.methods import METHODS
-from trainables.pruning.select import keep
+from trainables.pruning import select
+from trainables.pruning.scores import make_scores
 from trainables.ridge import RidgeTraining
 from trainables.seeds import derive
+from trainables.soft_labels import Online, SoftLabels, Table
+
+Progress = Callable[[int, int], None]
+"""Called with the parts done and their total."""
 
 
-def prepare(artifact: Artifact, cache_folder: Path) -> dict[str, str]:
-    """Make sure that a teacher or scores are cached; returns their metadata."""
-    if isinstance(artifact, TeacherSpec):
-        return teachers.prepare(artifact, cache_folder)
-    return scores.prepare(artifact, cache_folder)
+def prepare(
+    artifact: Artifact, cache_folder: Path, progress: Progress | None = None
+) -> dict[str, str]:
+    """Make sure that something shared is there; returns its metadata."""
+    if isinstance(artifact, DatasetSpec):
+        splits = datasets.load(artifact.dataset, cache_folder, progress)
+        return {"samples": str(len(splits.labels)), "classes": str(splits.classes)}
+    return cache.get_or_make(
+        cache_folder, artifact.key, lambda: _make(artifact, cache_folder, progress)
+    )[1]
+
+
+def _make(
+    artifact: TeacherSpec | SoftLabelsSpec | ScoresSpec,
+    cache_folder: Path,
+    progress: Progress | None,
+) -> cache.Entry:
+    match artifact:
+        case TeacherSpec():
+            return teachers.make_teacher(artifact, cache_folder, progress)
+        case SoftLabelsSpec():
+            return teachers.make_soft_labels(artifact, cache_folder, progress)
+        case ScoresSpec():
+            return make_scores(artifact, cache_folder, progress)
 
 
 def open_training(config: TrialConfig, cache_folder: Path) -> engine.Trainable:
     """A trial's training before its first epoch.
 
-    Teacher and scores are read from the cache; whatever is missing there is made first.
+    Whatever is shared is read from the cache; what is missing there is made first.
 
     Raises:
         ValueError: an unknown model or method; the message lists the known ones.
@@ -42,26 +69,28 @@ def open_training(config: TrialConfig, cache_folder: Path) -> engine.Trainable:
 def _image_training(
     config: TrialConfig, dataset: ImageDataset, cache_folder: Path
 ) -> engine.Training:
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; known: {', '.join(METHODS)}")
-    splits = datasets.load(dataset)
+    splits = datasets.load(dataset, cache_folder)
     # Built first: an unknown student must not wait for its teacher's training.
     model = models.build(
         config.student, splits.shape, splits.classes, derive("weights", config.seed)
     )
-    teacher_logits = None
-    ranking = random.draw_scores(len(splits.labels), config.seed)
-    for artifact in artifacts(config):
-        if isinstance(artifact, ScoresSpec):
-            ranking = scores.load_scores(artifact, cache_folder)
-        elif config.kd_weight > 0:
-            teacher_logits = teachers.load_logits(artifact, cache_folder)
+    kept = select.kept_samples(config, splits, cache_folder)
     return engine.Training(
         model,
-        datasets.training_samples(splits, keep(ranking, config.fraction), teacher_logits),
+        datasets.training_samples(splits, kept),
         datasets.validation_samples(splits),
         config.recipe,
         config.seed,
         kd_weight=config.kd_weight,
         temperature=config.temperature,
+        soft_labels=_soft_labels(config, kept, cache_folder) if config.kd_weight > 0 else None,
     )
+
+
+def _soft_labels(config: TrialConfig, kept: Tensor, cache_folder: Path) -> SoftLabels:
+    device = engine.default_device()
+    teacher = teacher_spec(config)
+    if config.soft_labels == "online":
+        return Online(teachers.load_teacher(teacher, cache_folder, device))
+    spec = SoftLabelsSpec(teacher=teacher, all_views=config.soft_labels == "views")
+    return Table(teachers.load_soft_labels(spec, cache_folder), kept, device)

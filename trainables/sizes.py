@@ -6,8 +6,10 @@ the loaders count the same samples.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trainables.config import ImageDataset, RidgeDataset, TrialConfig
+from trainables.sources.known import find_source
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,16 @@ class DatasetInfo:
     """Shape of one sample, `(channels, height, width)` or `(features,)`."""
 
 
-IMAGE_SOURCES: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(train_samples=1437, classes=10, shape=(1, 8, 8)),
-}
-"""Each source's whole training set, validation included and test excluded."""
+VIEWS = {"none": 1, "crop": 81, "crop-flip": 162}
+"""How many views of an image each augmentation has."""
+_AUTO = {"digits": "none", "svhn": "crop"}
+"""What `augmentation: auto` means where it is not `crop-flip`: mirrored digits are others."""
+
+
+def augmentation_of(config: ImageDataset) -> str:
+    """Name of the views that training sees."""
+    auto = config.augmentation == "auto"
+    return _AUTO.get(config.name, "crop-flip") if auto else config.augmentation
 
 
 def count_share(samples: int, share: float) -> int:
@@ -43,13 +51,22 @@ def count_validation(samples: int, share: float) -> int:
     return min(max(1, count_share(samples, share)), samples - 1)
 
 
+@lru_cache(maxsize=64)
 def describe(config: ImageDataset | RidgeDataset) -> DatasetInfo:
-    """Size of a data set, without loading it."""
+    """Size of a data set, without loading it; a user's own function is called.
+
+    Files are looked at once in a process: what changes later is not seen.
+
+    Raises:
+        DataError: the source is unknown, its files are missing or cannot be read, or an option has
+            no effect on it.
+    """
     if isinstance(config, RidgeDataset):
         return DatasetInfo(config.samples, 1, (config.dimension,))
-    whole = IMAGE_SOURCES[config.name]
-    aside = count_validation(whole.train_samples, config.validation)
-    return DatasetInfo(whole.train_samples - aside, whole.classes, whole.shape)
+    whole = find_source(config).measure(config)
+    used = count_kept(whole.samples, config.subset)
+    aside = count_validation(used, config.validation)
+    return DatasetInfo(used - aside, whole.classes, whole.shape)
 
 
 def kept_samples(config: TrialConfig) -> int:

@@ -8,10 +8,11 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from trainables import checkpoint, engine
+from trainables import cache, checkpoint, engine
 from trainables.config import TrialConfig, content_key
 from trainables.problem import open_training
 from trainables.record import EPOCH
+from trainables.teachers import LOGITS
 from trainables.threads import pin_threads
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class DistillationTrial(Trainable):
 
     Tune's configuration holds ``trial`` (a `TrialConfig`), ``number``, ``rungs`` (epochs
     at which to stop and report), ``objective``, ``cache`` (a folder) and ``cpus``; also
-    ``checkpoints`` (the search's folder, or None for never) and ``checkpoint_every_s``. An
+    ``checkpoints`` (the search's folder, or None for never) and ``checkpoint_every_s``, and
+    ``logits`` (a folder for the validation logits of trials that reach their end). An
     actor is reused for one trial after another, and keeps the data in memory.
 
     Checkpoints are the trial's own business. Tune's would have a trial fail if its newest
@@ -49,6 +51,8 @@ class DistillationTrial(Trainable):
             if checkpoints is None
             else checkpoint.trial_folder(Path(checkpoints), self._number)
         )
+        logits = config.get("logits")
+        self._logits = None if logits is None else Path(logits)
         self._checkpoint_every_s = config.get("checkpoint_every_s", 60.0)
         self._training, self._reports = self._open()
         self._to_replay = self._reports
@@ -71,6 +75,8 @@ class DistillationTrial(Trainable):
         if not reports:
             reports = self._train()
             saved = self._checkpoint()
+            if self._training.epoch >= self._training.epochs:
+                self._save_logits()
         epoch = reports[-1][EPOCH]
         return {
             "number": self._number,
@@ -140,6 +146,20 @@ class DistillationTrial(Trainable):
             ):
                 self._reports = self._reports + reports
                 return reports
+
+    def _save_logits(self) -> None:
+        """Leave the validation logits for whoever compares trials by more than accuracy.
+
+        Float16 `[v, classes]` as ``trial-NUMBER.safetensors``; a full disk costs them alone.
+        """
+        logits = getattr(self._training, "val_logits", None)
+        if self._logits is None or logits is None:
+            return
+        key = f"trial-{self._number}"
+        try:
+            cache.store(self._logits, key, {LOGITS: logits.half().cpu().contiguous()}, {})
+        except OSError as error:
+            logger.warning("no validation logits of trial %d: %s", self._number, error)
 
     def _checkpoint(self) -> int | None:
         """Write a checkpoint if it is time for one; returns its epoch.

@@ -33,13 +33,17 @@ FAULTS = [
     (
         "contexts.method",
         ["forgeting"],
-        ["contexts.method[0]: 'forgeting'", "did you mean 'forgetting'?", "random, el2n"],
+        ["contexts.method[0]: 'forgeting'", "did you mean 'forgetting'?", "forgetting, el2n"],
     ),
-    ("contexts.method", "zzz", ["contexts.method[0]: 'zzz'", "Known: random, el2n, forgetting"]),
+    (
+        "contexts.method",
+        "zzz",
+        ["contexts.method[0]: 'zzz'", "Known: random, forgetting", "file:scores.npy"],
+    ),
     ("student", "cnn9", ["student: 'cnn9'", "architecture", "Known: cnn4, cnn8"]),
     ("contexts.teacher", ["cnn4", "vgg"], ["contexts.teacher[1]: 'vgg'", "Known: cnn4, cnn8"]),
     ("sampler", "tpee", ["sampler: 'tpee'", "did you mean 'tpe'?", "Known: tpe, random"]),
-    ("dataset", {"name": "digit"}, ["dataset.name: 'digit'", "'digits'", "Known: digits, ridge"]),
+    ("dataset", {"name": "digit"}, ["dataset.name: 'digit'", "'digits'", "Known: digits", "ridge"]),
     ("recipe.optimizer", "adam", ["recipe.optimizer: 'adam'", "'sgd'"]),
     ("early_stopping.name", "hyperband", ["early_stopping.name: 'hyperband'", "'asha' or 'none'"]),
     ("contexts.fraction", [0], ["contexts.fraction[0]: 0:", "greater than 0"]),
@@ -257,6 +261,10 @@ def test_a_search_written_out_and_read_again_is_the_same(raw):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_smoke_form_of_every_bundled_search_is_valid_and_small(path):
+    if path.stem in ("imagefolder", "parquet"):  # their files are the user's
+        with pytest.raises(UsageError, match=r"1 fault\n  dataset.root: "):
+            load_spec(path)
+        return
     spec = load_spec(path)
     small = shrink(spec)
     assert small.name == f"{spec.name}-smoke"

@@ -1,6 +1,8 @@
+import hashlib
 import logging
 
 import pytest
+import safetensors.torch
 import torch
 
 from trainables import cache
@@ -67,6 +69,15 @@ def test_failed_making_leaves_nothing_behind(tmp_path):
 def test_missing_file_is_told_apart_from_a_damaged_one(tmp_path):
     with pytest.raises(FileNotFoundError):
         cache.load(tmp_path, "key")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5), (0, 4), (1000, 7)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.bfloat16])
+def test_checksum_is_that_of_the_bytes_safetensors_would_write(shape, dtype):
+    tensor = (torch.rand(shape) * 3).to(dtype)
+    digest = hashlib.sha256(b"{}")
+    digest.update(f"a {dtype} {shape}".encode() + safetensors.torch.save({"": tensor}))
+    assert cache._checksum({"a": tensor}, {}) == digest.hexdigest()
 
 
 def test_views_and_half_precision_survive(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import torch
 from trainables import cache, checkpoint, datasets, engine, models, record
 from trainables.config import Recipe, RidgeDataset, TrialConfig
 from trainables.ridge import RidgeTraining
+from trainables.soft_labels import Table
 
 CPU = torch.device("cpu")
 
@@ -18,20 +20,22 @@ def _epochs(folder):
 
 
 def _without_times(reports):
-    timed = (record.SECONDS, record.SAMPLES_PER_S)
+    timed = (record.SECONDS, record.SAMPLES_PER_S, record.PEAK_MEMORY_BYTES)
     return [{k: v for k, v in report.items() if k not in timed} for report in reports]
 
 
 def _training(splits, recipe, kd_weight=0.4, layout=torch.contiguous_format):
-    teacher = torch.randn(len(splits.labels), 10, generator=torch.Generator().manual_seed(0))
+    splits = dataclasses.replace(splits, augmentation="crop-flip")
+    teacher = torch.randn(162, 200, 10, generator=torch.Generator().manual_seed(0))
     training = engine.Training(
         models.build("cnn4", splits.shape, 10, seed=1),
-        datasets.training_samples(splits, torch.arange(200), teacher),
+        datasets.training_samples(splits, torch.arange(200)),
         datasets.validation_samples(splits),
         recipe,
         seed=1,
         kd_weight=kd_weight,
         temperature=3.0,
+        soft_labels=Table(teacher, torch.arange(200), CPU),
         device=CPU,
     )
     training.model.to(memory_format=layout)
@@ -72,6 +76,8 @@ def _saved_after(training, epochs, folder):
         (Recipe(epochs=5, batch_size=32), 0.4),
         (Recipe(iterations=23, batch_size=32), 0.0),
         (Recipe(epochs=5, batch_size=32, momentum=0.0), 1.0),
+        (Recipe(epochs=5, batch_size=32, optimizer="adamw", lr=0.01, warmup=0.7), 0.4),
+        (Recipe(epochs=4, batch_size=50, precision="fp16", clip_norm=1.0), 0.4),
     ],
 )
 def test_training_taken_up_from_a_file_continues_bit_for_bit(
@@ -91,7 +97,9 @@ def test_training_taken_up_from_a_file_continues_bit_for_bit(
     states = undisturbed.model.state_dict(), second.model.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert torch.equal(undisturbed.generator.get_state(), second.generator.get_state())
+    assert torch.equal(
+        undisturbed.cohort.generator.get_state(), second.cohort.generator.get_state()
+    )
 
 
 def test_ridge_training_taken_up_from_a_file_continues_bit_for_bit(tmp_path):

@@ -62,3 +62,22 @@ def test_equal_logits_do_not_diverge():
 def test_a_positive_weight_needs_a_teacher():
     with pytest.raises(ValueError, match="teacher"):
         distillation_loss(torch.zeros(1, 2), torch.tensor([0]), None, 0.5, 4.0)
+
+
+def test_mixed_gradient_is_the_mixture_of_both_gradients():
+    """`(1 - α)(p - y) + α τ (p_τ - q_τ)`, mean over the batch."""
+    logits, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    labels = torch.tensor([0, 1, 2, 1])
+    distillation_loss(logits, labels, teacher, 0.3, 5.0).total.backward()
+    z = logits.detach()
+    of_labels = z.softmax(1) - torch.eye(3)[labels]
+    of_teacher = 5.0 * ((z / 5.0).softmax(1) - (teacher / 5.0).softmax(1))
+    assert torch.allclose(logits.grad, (0.7 * of_labels + 0.3 * of_teacher) / 4, atol=1e-6)
+
+
+def test_detached_values_have_no_history():
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = distillation_loss(logits, torch.tensor([0, 1]), torch.randn(2, 3), 0.5, 2.0)
+    assert [part.requires_grad for part in loss.detach()] == [False] * 3
+    assert loss.detach().total.item() == loss.total.item()
+    assert distillation_loss(logits, torch.tensor([0, 1]), None, 0.0, 2.0).detach().kd is None

@@ -19,6 +19,19 @@ def test_validation_leaves_something_on_either_side():
     assert count_validation(10, 0.999) == 9
 
 
-def test_sizes_load_no_torch():
-    code = "import trainables.sizes, sys; sys.exit('torch' in sys.modules)"
+def test_describing_published_data_and_folders_loads_no_torch(tmp_path):
+    code = f"""
+import sys
+from PIL import Image
+from pathlib import Path
+from trainables.config import ImageDataset
+from trainables.sizes import describe
+for label in "ab":
+    Path({str(tmp_path)!r}, "train", label).mkdir(parents=True)
+    Image.new("L", (4, 4)).save(Path({str(tmp_path)!r}, "train", label, "0.png"))
+assert describe(ImageDataset(name="imagefolder", root={str(tmp_path)!r})).shape == (1, 4, 4)
+for name in ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist"):
+    describe(ImageDataset(name=name, download=name != "digits"))
+sys.exit("torch" in sys.modules or "pyarrow" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -86,7 +86,7 @@ def _epochs(result):
 
 
 def _reports(results):
-    timed = (record.SECONDS, record.SAMPLES_PER_S)
+    timed = (record.SECONDS, record.SAMPLES_PER_S, record.PEAK_MEMORY_BYTES)
     return [
         {name: value for name, value in report.items() if name not in timed}
         for result in results

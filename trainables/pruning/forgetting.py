@@ -4,28 +4,27 @@ import torch
 from torch import Tensor
 
 from trainables import engine
-from trainables.config import Recipe
+from trainables.config import Pruning, Recipe
 from trainables.datasets import Splits
-from trainables.pruning.proxies import Progress, proxy_training
+from trainables.pruning.proxies import Progress, proxy_training, train
 
 
 class ForgettingCounter:
     """Counts correct → wrong transitions between consecutive presentations of a sample.
 
     Args:
-        labels: int64 `[n]`.
+        labels: int64 `[n]`, on the device of the batches.
     """
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
-        self.events = torch.zeros(len(labels))
-        self.was_correct = torch.zeros(len(labels), dtype=torch.bool)
+        self.events = torch.zeros_like(labels, dtype=torch.float32)
+        self.was_correct = torch.zeros_like(labels, dtype=torch.bool)
         self.learned = torch.zeros_like(self.was_correct)
 
     def __call__(self, batch: Tensor, logits: Tensor) -> None:
         """Record a presentation: sample indices `[batch]`, logits `[batch, classes]`."""
-        batch = batch.cpu()
-        correct = logits.argmax(1).cpu() == self.labels[batch]
+        correct = logits.argmax(1) == self.labels[batch]
         self.events[batch] += (self.was_correct[batch] & ~correct).float()
         self.was_correct[batch] = correct
         self.learned[batch] |= correct
@@ -39,35 +38,32 @@ def score(
     splits: Splits,
     architecture: str,
     recipe: Recipe,
-    seeds: int,
+    index: int,
+    options: Pruning,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Forgetting events over a full training, summed over seeds.
+    """Forgetting events over a full training, one seed's.
 
-    Correctness at a presentation is that of the training batch's own forward pass. A
-    sample that is never correct gets the maximum, per seed the number of presentations
-    (epochs), which no count of events can reach.
+    Correctness at a presentation is that of the training batch's own forward pass.
 
     Args:
-        splits: of the data set; the validation split plays no part.
+        splits: of the data set.
         architecture: trained for the scores, usually the student's.
         recipe: as for a student on all the data.
-        seeds: number of trainings.
-        progress: called with the trainings done and their total.
+        index: which of the seeds.
+        options: with `never_learned: maximum`, a sample that is never correct gets the number of
+            presentations (epochs), which no count of events can reach; with `zero` it gets 0.
+        progress: called with the epochs done and their total.
 
     Returns:
         float32 `[n]`, whole numbers, higher = harder.
 
     Source:
-        Toneva et al. 2019, algorithm 1; there, never learned counts as infinite in the
-        ranking. DeepCore's implementation leaves it at 0 events.
+        Toneva et al. 2019, algorithm 1, where events are summed over seeds and samples never
+        learned rank first. DeepCore's implementation leaves them at 0 events.
     """
-    total = torch.zeros(len(splits.labels))
-    for index in range(seeds):
-        counter = ForgettingCounter(splits.labels)
-        training = proxy_training(splits, architecture, recipe, index, on_batch=counter)
-        engine.train(training)
-        total += counter.counts(never_learned=training.epochs)
-        if progress is not None:
-            progress(index + 1, seeds)
-    return total
+    counter = ForgettingCounter(splits.labels.to(engine.default_device()))
+    training = proxy_training(splits, architecture, recipe, index, on_batch=counter)
+    train(training, training.epochs, progress)
+    most = training.epochs if options.never_learned == "maximum" else 0
+    return counter.counts(never_learned=most).cpu()

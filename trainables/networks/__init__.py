@@ -1,0 +1,1 @@
+"""One file per family of networks; `trainables.models` has the table of their names."""

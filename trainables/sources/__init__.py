@@ -1,0 +1,1 @@
+"""Data sets by name: where each comes from and how it is read."""
