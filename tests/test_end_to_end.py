@@ -30,7 +30,7 @@ DIGITS = """
 name: interrupted
 dataset: {name: digits, validation: 0.3, label_noise: 0.2}
 student: cnn4
-recipe: {epochs: 12, batch_size: 32, lr: 0.05}
+recipe: {epochs: 30, batch_size: 32, lr: 0.05}
 contexts: {method: [random, el2n], fraction: [0.25, 1.0], teacher: cnn8}
 seeds: {trials: 2, scores: 1}
 budget: {trials_per_context: 8}
@@ -184,7 +184,7 @@ def interrupt(folder, arguments, ended_before, send, number):
     )
     deadline = time.monotonic() + 120
     ended = ended_before
-    while ended < ended_before + 4:
+    while ended < ended_before + 2:
         assert time.monotonic() < deadline, "the search got nowhere"
         assert running.poll() is None, running.communicate()
         time.sleep(0.2)
@@ -209,7 +209,7 @@ def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
     (tmp_path / "search.yaml").write_text(DIGITS)
     first, _ = interrupt(tmp_path, ["search", "search.yaml"], 0, os.killpg, signal.SIGINT)
     before = {n: t.scores for n, t in first.trials.items() if t.outcome is not None}
-    assert 4 <= len(before) < 32
+    assert 2 <= len(before) < 32
     assert first.state == "interrupted"
     again = ["resume", "interrupted"]
     then, refused = interrupt(tmp_path, again, len(before), os.kill, signal.SIGTERM)
