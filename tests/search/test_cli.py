@@ -19,7 +19,7 @@ from trainables.record import SearchState
 
 PANELS = {
     "Launch": ["search", "resume", "status", "list"],
-    "Ask": ["best", "curve", "fit", "predict", "report"],
+    "Ask": ["best", "curve", "fit", "predict", "report", "subset"],
     "Upkeep": ["sync", "rerun", "clean", "delete"],
 }
 COMMANDS = [command for panel in PANELS.values() for command in panel]
@@ -347,7 +347,7 @@ def test_cleaning_says_what_goes_what_stays_and_asks(kdcurve, tmp_path, begun):
 
     cache = tmp_path / "cache"
     cache.mkdir()
-    needed = shared_artifacts(begun.spec)[0].key
+    needed = next(a.key for a in shared_artifacts(begun.spec) if a.key.startswith("teacher"))
     for key in (needed, "teacher-cnn8-0", "scores-el2n-0"):
         (cache / f"{key}.safetensors").write_bytes(b"x" * 1_200_000)
     result = kdcurve("clean", "--home", tmp_path)
