@@ -9,12 +9,43 @@ always be fitted. After them the sampler chooses, and seeds take turns.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from search.ledger import TrialState
 from search.space import Context, SearchSpec
 
 START_POINTS = 3
+
+Known = Mapping[str, Sequence[TrialState]]
+"""Trials proposed so far, ended or not, in the order of their numbers, by context key."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run next."""
+
+    context: Context
+    values: Mapping[str, Any]
+    """The tuned values."""
+    seed: int
+    start_design: bool = False
+    """Whether it belongs to what every context starts with, and so is never stopped early."""
+
+
+class Designer(Protocol):
+    """Chooses what is run next; `search/samplers/` has one file per way of doing so."""
+
+    def propose(self, known: Known) -> Proposal | None:
+        """The next trial, or None when there is nothing left to run.
+
+        What is proposed depends on the search, its seed and what is known, and on nothing
+        else: a search that is taken up again goes on as it would have.
+        """
+        ...
+
+    def accepted(self, number: int) -> None:
+        """The newest proposal has become the trial of that number."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ def start_values(spec: SearchSpec, point: int, block: int = 0) -> dict[str, Any]
     return values
 
 
-def next_slot(spec: SearchSpec, known: Mapping[str, Sequence[TrialState]]) -> Slot | None:
+def next_slot(spec: SearchSpec, known: Known) -> Slot | None:
     """The next place to fill, or None when the budget is spent.
 
     Args:

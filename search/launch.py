@@ -29,6 +29,7 @@ from search.plan import settle
 from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
+from search.samplers.table import make_designer
 from search.scheduler import ContextAsha, InOrder
 from search.searcher import CurveSearcher
 from search.space import SearchSpec
@@ -282,7 +283,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     objective = spec.objective
     resources = spec.resources
     studies = Studies(spec, places.optuna(spec.name))
-    searcher = CurveSearcher(spec, ledger, studies)
+    searcher = CurveSearcher(spec, ledger, make_designer(spec, studies))
     scheduler = (
         InOrder() if spec.early_stopping.name == "none" else ContextAsha(spec, ledger, objective)
     )
@@ -327,6 +328,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     try:
         tuner.fit()
     finally:
+        searcher.close()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGUSR1, before)  # Tune leaves its own behind
     studies.sync_all(ledger.by_context)

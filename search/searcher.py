@@ -1,43 +1,70 @@
-"""Tune's searcher: the designer and Optuna on one side, Tune on the other."""
+"""Tune's searcher: the designer on one side, Tune on the other."""
 
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any, cast
 
 from ray.tune.search import Searcher
 
-from search.designer import next_slot
+from search.designer import Designer, Known, Proposal
+from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger, TrialState
 from search.space import SearchSpec
-from search.studies import Studies
 from search.unpickled import Unpickled
+
+PATIENCE_S = 0.02
+"""How long Tune's loop waits for a proposal while trials run; it asks again after that."""
 
 
 class CurveSearcher(Unpickled, Searcher):
     """Proposes trials; what becomes of them it reads from the ledger.
 
     Tune's notices of results are not needed: a result that stops a trial never reaches
-    a searcher, and the record has them all.
+    a searcher, and the record has them all. The designer thinks in a thread of its own, so that
+    Tune's loop goes on meanwhile.
+
+    Args:
+        spec: the search.
+        ledger: its record.
+        designer: chooses the trials.
+        patience_s: how long to wait for a proposal while trials run; None: until it is there.
     """
 
-    def __init__(self, spec: SearchSpec, ledger: Ledger, studies: Studies) -> None:
+    def __init__(
+        self,
+        spec: SearchSpec,
+        ledger: Ledger,
+        designer: Designer,
+        patience_s: float | None = PATIENCE_S,
+    ) -> None:
         super().__init__()
+        self._patience_s = patience_s
         self._spec = spec
         self._ledger = ledger
-        self._studies = studies
+        self._designer = designer
         self._contexts = {context.key: context for context in spec.context_list}
         self._again = deque(ledger.unfinished())
+        self._thinker = ThreadPoolExecutor(1, thread_name_prefix="designer")
+        self._thought: Future[Proposal | None] | None = None
         self.numbers: dict[str, int] = {}
         """Number of each of Tune's trial ids."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's configuration, or Tune's word for the end.
+        """The next trial's configuration, None for 'not yet', or Tune's word for the end.
 
         Trials that an earlier life of the search left unfinished come first.
         """
-        trial = self._again.popleft() if self._again else self._propose()
-        if trial is None:
-            return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
+        if self._again:
+            trial = self._again.popleft()
+        else:
+            if not self._ready():
+                return None
+            proposal = self._take()
+            if proposal is None:
+                return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
+            trial = self._record(proposal)
         self.numbers[trial_id] = trial.number
         context = self._contexts[trial.context]
         config = self._spec.trial_config(context, trial.values, trial.seed)
@@ -47,28 +74,43 @@ class CurveSearcher(Unpickled, Searcher):
             "rungs": self._spec.rungs(context),
         }
 
-    def _propose(self) -> TrialState | None:
-        known = self._ledger.by_context
-        slot = next_slot(self._spec, known)
-        if slot is None:
-            return None
+    def _ready(self) -> bool:
+        """Whether there is a proposal; with nothing else to do, wait for it."""
+        if self._thought is None:
+            known = snapshot(self._ledger.by_context)
+            self._thought = self._thinker.submit(self._designer.propose, known)
+        busy = any(trial.running for trial in self._ledger.trials.values())
+        done, _ = wait([self._thought], timeout=self._patience_s if busy else None)
+        return bool(done)
+
+    def _take(self) -> Proposal | None:
+        assert self._thought is not None  # noqa: S101  (`_ready` saw to it)
+        thought, self._thought = self._thought, None
+        try:
+            return thought.result()
+        except Exception as error:
+            raise KdcurveError(
+                f"sampler {self._spec.sampler!r} failed to propose trial "
+                f"{len(self._ledger.trials)}: {type(error).__name__}: {error}; nothing recorded is "
+                "lost, and kdcurve resume NAME --file F goes on, with another sampler too"
+            ) from error
+
+    def _record(self, proposal: Proposal) -> TrialState:
         number = len(self._ledger.trials)
-        asked = None
-        values = slot.start_values
-        if values is None:
-            asked = self._studies.ask(slot.context, known[slot.context.key], slot.index)
-            values = asked.params
         self._ledger.record(
             EventKind.PROPOSED,
             number,
-            context=slot.context.key,
-            values=values,
-            seed=slot.seed,
-            start_design=asked is None,
+            context=proposal.context.key,
+            values=dict(proposal.values),
+            seed=proposal.seed,
+            start_design=proposal.start_design,
         )
-        if asked is not None:
-            self._studies.accept(asked, number)
+        self._designer.accepted(number)
         return self._ledger.trials[number]
+
+    def close(self) -> None:
+        """Let the designer come to its end; nothing is proposed any more."""
+        self._thinker.shutdown(cancel_futures=True)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -80,3 +122,16 @@ class CurveSearcher(Unpickled, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+def snapshot(known: Known) -> Known:
+    """What is known at this moment; only trials that go on are copied, the others stay as they are."""
+    return {
+        key: [
+            trial
+            if trial.outcome is not None
+            else replace(trial, scores=dict(trial.scores), rungs=dict(trial.rungs))
+            for trial in trials
+        ]
+        for key, trials in known.items()
+    }

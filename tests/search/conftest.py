@@ -46,12 +46,14 @@ class Rehearsal:
     def __init__(self, spec: SearchSpec, ledger: Ledger, folder, score: Score = planted) -> None:
         # Here, since Ray takes two seconds to import and few tests need it.
         from search.recorder import Recorder
+        from search.samplers.table import make_designer
         from search.scheduler import ContextAsha, InOrder
         from search.searcher import CurveSearcher
 
         self.spec, self.ledger, self.score = spec, ledger, score
         self.objective = spec.objective
-        self.searcher = CurveSearcher(spec, ledger, Studies(spec, folder / "optuna.journal"))
+        studies = Studies(spec, folder / "optuna.journal")
+        self.searcher = CurveSearcher(spec, ledger, make_designer(spec, studies), patience_s=None)
         self.scheduler = (
             InOrder()
             if spec.early_stopping.name == "none"

@@ -1,12 +1,17 @@
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
+from search.designer import Proposal
+from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.recorder import Recorder
+from search.searcher import CurveSearcher, snapshot
 from trainables.config import TrialConfig
 from trainables.record import Outcome
 
@@ -168,3 +173,61 @@ def test_a_trial_that_raised_failed_with_the_cause_in_one_line(one_trial, error)
     recorder.on_trial_error(0, [], trial)
     assert ledger.trials[0].outcome is Outcome.FAILED
     assert ledger.trials[0].reason == "ValueError: loss is not finite at epoch 2"
+
+
+class Slow:
+    """A designer that takes its time, and may fail."""
+
+    def __init__(self, spec, failing=False):
+        self.context, self.failing, self.go = spec.context_list[0], failing, threading.Event()
+
+    def propose(self, known):
+        self.go.wait(10)
+        if self.failing:
+            raise ZeroDivisionError("no values left")
+        return Proposal(self.context, {"kd_weight": 0.25}, 0)
+
+    def accepted(self, number):
+        self.number = number
+
+
+def test_tune_does_not_wait_for_a_designer_that_thinks(make_spec, journal, plan):
+    spec = make_spec()
+    ledger, designer = plan(journal, spec), Slow(spec)
+    searcher = CurveSearcher(spec, ledger, designer)
+    designer.go.set()
+    assert searcher.suggest("first")["number"] == 0, "with nothing else to do it does wait"
+    ledger.record(EventKind.STARTED, 0)
+    designer.go.clear()
+    began = time.monotonic()
+    assert searcher.suggest("second") is None
+    assert time.monotonic() - began < 1.0
+    designer.go.set()
+    ledger.record(EventKind.ENDED, 0, outcome=Outcome.COMPLETE, reason=None)
+    assert searcher.suggest("second")["number"] == designer.number == 1
+    searcher.close()
+
+
+def test_a_designer_that_fails_is_one_clear_error(make_spec, journal, plan):
+    spec = make_spec()
+    designer = Slow(spec, failing=True)
+    designer.go.set()
+    searcher = CurveSearcher(spec, plan(journal, spec), designer)
+    with pytest.raises(KdcurveError, match=r"'tpe' failed to propose trial 0: ZeroDivisionError"):
+        searcher.suggest("first")
+
+
+def test_a_designer_sees_what_was_known_when_it_was_asked(make_spec, journal, plan):
+    spec = make_spec()
+    ledger = plan(journal, spec)
+    key = spec.context_list[0].key
+    for number in range(2):
+        ledger.record(
+            EventKind.PROPOSED, number, context=key, values={"kd_weight": 0.0}, seed=0,
+            start_design=True,
+        )  # fmt: skip
+    ledger.record(EventKind.ENDED, 0, outcome=Outcome.COMPLETE, reason=None)
+    seen = snapshot(ledger.by_context)
+    ledger.record(EventKind.REPORTED, 1, epoch=1, metrics={"epoch": 1, spec.objective: 0.5})
+    ledger.record(EventKind.ENDED, 1, outcome=Outcome.COMPLETE, reason=None)
+    assert [(t.outcome, dict(t.scores)) for t in seen[key]] == [(Outcome.COMPLETE, {}), (None, {})]
