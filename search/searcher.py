@@ -125,7 +125,7 @@ class CurveSearcher(Unpickled, Searcher):
 
 
 def snapshot(known: Known) -> Known:
-    """What is known at this moment; only trials that go on are copied, the others stay as they are."""
+    """What is known at this moment; only trials that go on are copied, the rest is final."""
     return {
         key: [
             trial
