@@ -69,9 +69,9 @@ Row = dict[str, Any]
 """An event as it is written, its data as JSON: what happens to the data later changes nothing."""
 
 
-def numbered(entries: Iterable[Entry], after: int) -> list[Event]:
-    """Make events of entries, now, numbered from `after + 1`."""
-    now = time.time()
+def numbered(entries: Iterable[Entry], after: int, now: float | None = None) -> list[Event]:
+    """Make events of entries, numbered from `after + 1`; `now` is the present by default."""
+    now = time.time() if now is None else now
     return [Event(after + i, now, *entry) for i, entry in enumerate(entries, start=1)]
 
 

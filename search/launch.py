@@ -30,7 +30,7 @@ from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
 from search.samplers.table import make_designer
-from search.scheduler import ContextAsha, InOrder
+from search.scheduler import make_scheduler
 from search.searcher import CurveSearcher
 from search.space import SearchSpec
 from search.studies import Studies
@@ -284,9 +284,6 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     resources = spec.resources
     studies = Studies(spec, places.optuna(spec.name))
     searcher = CurveSearcher(spec, ledger, make_designer(spec, studies))
-    scheduler = (
-        InOrder() if spec.early_stopping.name == "none" else ContextAsha(spec, ledger, objective)
-    )
     left = spec.trials - len(ledger.trials) + len(ledger.unfinished())
     if not left:
         return
@@ -307,7 +304,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
             metric=objective,
             mode="max",
             search_alg=searcher,
-            scheduler=scheduler,
+            scheduler=make_scheduler(spec, ledger),
             num_samples=left,
             max_concurrent_trials=concurrent,
             reuse_actors=True,

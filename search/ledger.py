@@ -6,12 +6,12 @@ what is shown, resumed or delivered never differs from what is recorded.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from search.errors import KdcurveError
-from search.journal import Entry, Event, EventKind, Journal
+from search.journal import Entry, Event, EventKind
 from search.space import SearchSpec
 from search.specfile import parse_spec
 from trainables.record import Outcome, SearchState
@@ -56,6 +56,22 @@ class TrialState:
         return next((epoch for epoch, (_, stop) in self.rungs.items() if stop), None)
 
 
+class History(Protocol):
+    """Where a search's events are kept: a `search.journal.Journal`, or memory."""
+
+    def append(self, search: str, entries: Iterable[Entry]) -> list[Event]:
+        """Take events in, numbered after those that are there."""
+        ...
+
+    def events(self, search: str, after: int = 0) -> Iterator[Event]:
+        """Events of a search in order, those with a number above `after`."""
+        ...
+
+    def milestones(self, search: str) -> list[Event]:
+        """The few events that say where a search stands: its starts and halts."""
+        ...
+
+
 class Ledger:
     """The state of one search, and the only way to add to its journal.
 
@@ -67,7 +83,7 @@ class Ledger:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: History,
         search: str,
         append: Callable[[Iterable[Entry]], list[Event]] | None = None,
     ) -> None:

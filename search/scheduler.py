@@ -100,3 +100,10 @@ class ContextAsha(InOrder):
             self._ledger.record(EventKind.RUNG, number, epoch=epoch, score=score, stop=stop)
         _, stop = state.rungs[epoch]
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+def make_scheduler(spec: SearchSpec, ledger: Ledger) -> InOrder:
+    """What stops the trials of a search early, as its file says."""
+    if spec.early_stopping.name == "none":
+        return InOrder()
+    return ContextAsha(spec, ledger, spec.objective)

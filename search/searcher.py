@@ -78,7 +78,10 @@ class CurveSearcher(Unpickled, Searcher):
         """Whether there is a proposal; with nothing else to do, wait for it."""
         if self._thought is None:
             known = snapshot(self._ledger.by_context)
-            self._thought = self._thinker.submit(self._designer.propose, known)
+            if self._patience_s is None:
+                self._thought = _thought_at_once(self._designer, known)
+            else:
+                self._thought = self._thinker.submit(self._designer.propose, known)
         busy = any(trial.running for trial in self._ledger.trials.values())
         done, _ = wait([self._thought], timeout=self._patience_s if busy else None)
         return bool(done)
@@ -122,6 +125,16 @@ class CurveSearcher(Unpickled, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+def _thought_at_once(designer: Designer, known: Known) -> Future[Proposal | None]:
+    """What the designer says, without the change of threads, which takes longer than many do."""
+    thought: Future[Proposal | None] = Future()
+    try:
+        thought.set_result(designer.propose(known))
+    except Exception as error:  # noqa: BLE001  (raised where the thought is taken)
+        thought.set_exception(error)
+    return thought
 
 
 def snapshot(known: Known) -> Known:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,8 +91,15 @@ def _parts(raw: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def load_spec(path: Path | str, name: str | None = None) -> SearchSpec:
+def load_spec(
+    path: Path | str, name: str | None = None, counted: Mapping[str, Any] | None = None
+) -> SearchSpec:
     """Read and validate a search file.
+
+    Args:
+        path: the file.
+        name: replaces the name in it.
+        counted: size of the data set, where it is known without looking (see `space.Counted`).
 
     Raises:
         UsageError: the file cannot be read, is not YAML, or has faults (all of them listed).
@@ -111,6 +119,8 @@ def load_spec(path: Path | str, name: str | None = None) -> SearchSpec:
         raise UsageError(f"{path}: not valid YAML{where}: {problem}") from error
     except YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if counted is not None and isinstance(raw, dict):
+        raw = {**raw, "counted": dict(counted)}
     return parse_spec(raw, str(path), name)
 
 

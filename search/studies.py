@@ -15,7 +15,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
@@ -57,20 +57,24 @@ def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
     return made
 
 
+def _fresh_storage(path: Path) -> BaseStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
 class Studies:
-    """The studies of one search, in a journal file.
+    """The studies of one search, in a journal file or in memory.
 
     Args:
         spec: the search.
-        path: the storage; whatever is there is replaced, since it is derived.
+        path: the storage; whatever is there is replaced, since it is derived. None: memory.
     """
 
-    def __init__(self, spec: SearchSpec, path: Path) -> None:
+    def __init__(self, spec: SearchSpec, path: Path | None) -> None:
         self._spec = spec
         self._distributions = distributions(spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        self._storage = InMemoryStorage() if path is None else _fresh_storage(path)
         self._studies: dict[str, optuna.Study] = {}
         self._open: dict[int, optuna.Trial] = {}
         """Optuna's side of trials whose end it was not told."""

@@ -112,6 +112,24 @@ def _solve(config: RidgeDataset, fraction: float, teacher_fraction: float, seed:
     return _Ends(plain, distilled, kept)
 
 
+class _Path(NamedTuple):
+    """What the students of a seed have in common on their way, whatever their KD weight."""
+
+    ends: _Ends
+    rates: Array
+    """Eigenvalues of the Hessian, ascending, `[d]`."""
+    basis: Array
+    """Its eigenvectors as columns, `[d, d]`."""
+
+
+@lru_cache(maxsize=256)
+def _path(config: RidgeDataset, fraction: float, teacher_fraction: float, seed: int) -> _Path:
+    """Kept for the next KD weight: a search asks for every seed of a context several times."""
+    ends = _solve(config, fraction, teacher_fraction, seed)
+    eigenvalues, basis = np.linalg.eigh(ends.kept.T @ ends.kept / len(ends.kept))
+    return _Path(ends, np.maximum(eigenvalues, 0.0) + config.ridge, basis)
+
+
 def _quadratic(config: RidgeDataset, fraction: float, teacher_fraction: float, seed: int) -> Array:
     """Coefficients c of the realised error `c[0] + c[1] α + c[2] α²`."""
     problem = load(config)
@@ -201,6 +219,31 @@ def exact_kd_weight(
     return float(np.clip(-slope / (2.0 * curvature), 0.0, 1.0)) if curvature > 0 else 0.0
 
 
+def mean_error(
+    config: RidgeDataset,
+    fraction: float,
+    teacher_fraction: float,
+    kd_weights: ArrayLike,
+    seeds: Sequence[int],
+) -> Array:
+    """Expected error over the label noise, averaged over these seeds' subsets.
+
+    Exactly quadratic in α, so three KD weights determine it.
+
+    Returns:
+        Errors in the shape of `kd_weights`.
+    """
+    ends = np.array([0.0, 0.5, 1.0])
+    at_ends = np.mean(
+        [expected_error(config, fraction, teacher_fraction, ends, seed).total for seed in seeds],
+        axis=0,
+    )
+    low, middle, high = at_ends
+    alphas = np.asarray(kd_weights, dtype=np.float64)
+    slope, curvature = 4.0 * middle - 3.0 * low - high, 2.0 * (low + high) - 4.0 * middle
+    return np.asarray(low + slope * alphas + curvature * alphas**2)
+
+
 class RidgeTraining:
     """A student on its way to the closed form, by gradient flow from zero.
 
@@ -228,11 +271,10 @@ class RidgeTraining:
             if (value := getattr(config, key)) != known:
                 raise ValueError(f"{key}: {value!r} is unknown to the ridge problem; use {known!r}")
         self.problem = load(config.dataset)
-        ends = _solve(config.dataset, config.fraction, config.teacher_fraction, config.seed)
+        ends, self._rates, self._basis = _path(
+            config.dataset, config.fraction, config.teacher_fraction, config.seed
+        )
         self.solution = ends.at(config.kd_weight)
-        hessian = ends.kept.T @ ends.kept / len(ends.kept)
-        eigenvalues, self._basis = np.linalg.eigh(hessian)
-        self._rates = np.maximum(eigenvalues, 0.0) + config.dataset.ridge
         self._in_basis = self._basis.T @ self.solution
         self.epoch = 0
         self.epochs = total_epochs(config)

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,27 +40,25 @@ def planted(trial: dict[str, Any], epoch: int) -> float:
 
 
 class Rehearsal:
-    """Plays Tune's part, one trial at a time, in the order in which Tune calls us."""
+    """Plays a search, one trial at a time, as the simulator does; a kill may cut it."""
 
     def __init__(self, spec: SearchSpec, ledger: Ledger, folder, score: Score = planted) -> None:
         # Here, since Ray takes two seconds to import and few tests need it.
-        from search.recorder import Recorder
         from search.samplers.table import make_designer
-        from search.scheduler import ContextAsha, InOrder
-        from search.searcher import CurveSearcher
+        from search.simulator import Cluster
 
-        self.spec, self.ledger, self.score = spec, ledger, score
-        self.objective = spec.objective
-        studies = Studies(spec, folder / "optuna.journal")
-        self.searcher = CurveSearcher(spec, ledger, make_designer(spec, studies), patience_s=None)
-        self.scheduler = (
-            InOrder()
-            if spec.early_stopping.name == "none"
-            else ContextAsha(spec, ledger, self.objective)
-        )
+        def reports(trial: dict[str, Any]) -> list[dict[str, float]]:
+            context = ledger.trials[self.number].context
+            epochs = range(1, totals[context] + 1)
+            return [{"epoch": epoch, spec.objective: score(trial, epoch)} for epoch in epochs]
+
         totals = {c.key: spec.total_epochs(c) for c in spec.context_list}
-        self.recorder = Recorder(ledger, totals)
-        self.totals = totals
+        self.spec, self.ledger, self.number = spec, ledger, -1
+        designer = make_designer(spec, Studies(spec, folder / "optuna.journal"))
+        # So fast that trials report at their rungs and ends alone.
+        self.cluster = Cluster(spec, ledger, designer, reports, samples_per_s=1e9)
+        self.searcher, self.scheduler = self.cluster.searcher, self.cluster.scheduler
+        self.recorder = self.cluster.recorder
 
     def run(self, trials: int | None = None, cut_at: int | None = None) -> None:
         """Run trials until the budget or `trials` is spent; cut the last one at an epoch."""
@@ -74,27 +71,16 @@ class Rehearsal:
             self.run_one(config, cut_at if done == trials else None)
 
     def run_one(self, config: dict[str, Any], cut_at: int | None = None) -> None:
-        trial = SimpleNamespace(config=config)
-        number = config["number"]
-        self.recorder.on_trial_start(0, [], trial)
-        total = self.totals[self.ledger.trials[number].context]
-        since = 0
-        for stop in (*config["rungs"], total):
-            upto = stop if cut_at is None else min(stop, cut_at)
-            reports = [
-                {"epoch": epoch, self.objective: self.score(config["trial"], epoch)}
-                for epoch in range(since + 1, upto + 1)
-            ]
-            if upto < stop:
-                self.recorder.on_trial_result(0, [], trial, {"reports": reports})
+        self.number = config["number"]
+        playing = self.cluster.take_up(config)
+        while True:
+            reports = playing.next_reports()
+            if cut_at is not None and reports[-1]["epoch"] > cut_at:
+                lived = [report for report in reports if report["epoch"] <= cut_at]
+                self.recorder.on_trial_result(0, [], playing.trial, {"reports": lived})
                 return
-            result = {"number": number, **reports[-1], "reports": reports}
-            decision = self.scheduler.on_trial_result(None, trial, result)
-            self.recorder.on_trial_result(0, [], trial, result)
-            if decision == "STOP" or stop == total:
-                break
-            since = stop
-        self.recorder.on_trial_complete(0, [], trial)
+            if self.cluster.deliver(playing, reports):
+                return
 
 
 AT_ONCE = """
