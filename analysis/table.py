@@ -75,7 +75,8 @@ class ResponseTable:
         rows = self.rows[list(COLUMNS)].astype(COLUMNS)
         rows[list(_PARAMETERS)] = rows[list(_PARAMETERS)].round(_DIGITS)
         for name, allowed in _RANGES.items():
-            wrong = rows.loc[~rows.eval(allowed), name]
+            right = np.asarray(rows.eval(allowed), dtype=bool)
+            wrong = rows[name][~right]
             if len(wrong):
                 raise AnalysisError(
                     f"{name}: {wrong.iloc[0]:g} in row {wrong.index[0]}; allowed: {allowed}"
@@ -104,7 +105,7 @@ def read_table(path: Path | str) -> ResponseTable:
             key.decode(): value.decode() for key, value in (whole.schema.metadata or {}).items()
         }
         if (version := metadata.get("version")) != str(VERSION):
-            raise AnalysisError(  # noqa: TRY301  (the file is named below)
+            raise AnalysisError(
                 f"its metadata names version {version}; this kdcurve reads version {VERSION}"
             )
         return ResponseTable(

@@ -265,7 +265,9 @@ def families(tables: list[Path]) -> dict[str, list[Problem]]:
 def searches(table: ResponseTable) -> list[dict[str, Any]]:
     """A search for every data set, label noise and student of a table."""
     made = []
-    for (dataset, noise, student), rows in table.rows.groupby(["dataset", "label_noise", "student"]):
+    for (dataset, noise, student), rows in table.rows.groupby(
+        ["dataset", "label_noise", "student"]
+    ):
         listed = {
             name: sorted(rows[name].unique().tolist())
             for name in ("method", "fraction", "teacher", "teacher_fraction", "temperature")
@@ -300,7 +302,8 @@ def convert(source: Path) -> ResponseTable:
     correct = np.stack(counts.pop("correct").to_numpy())[:, np.array(TABLE_EPOCHS) - 1]
     rows = counts.loc[counts.index.repeat(len(TABLE_EPOCHS))].assign(
         dataset="digits", student="mlp16", teacher="mlp64", teacher_fraction=1.0, temperature=2.0,
-        epoch=np.tile(TABLE_EPOCHS, len(counts)), score=correct.ravel() / 797, val_nll_scaled=np.nan,
+        epoch=np.tile(TABLE_EPOCHS, len(counts)), score=correct.ravel() / 797,
+        val_nll_scaled=np.nan,
     )  # fmt: skip
     return ResponseTable(rows.reset_index(drop=True), VAL_ACCURACY, 1000, 10)
 

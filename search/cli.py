@@ -14,6 +14,7 @@ import typer
 from analysis.errors import AnalysisError
 from search import commands_ask as ask
 from search import commands_launch as launch
+from search import commands_simulate as simulate
 from search import commands_upkeep as upkeep
 from search.errors import KdcurveError
 from search.places import Places
@@ -118,6 +119,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Launch": (launch.search, launch.resume, launch.status, launch.list_),
     "Ask": (ask.best, ask.curve, ask.fit, ask.predict, ask.report, ask.subset),
+    "Simulate": (simulate.simulate, simulate.table),
     "Upkeep": (upkeep.sync, upkeep.rerun, upkeep.clean, upkeep.delete),
 }
 """All commands by panel of the help, in the order in which a newcomer needs them."""

@@ -1,9 +1,9 @@
-"""Searches replayed in virtual time: our designer, searcher, scheduler and record, Tune's part
-played here.
+"""Searches replayed in virtual time, without Ray: Tune's part is played here.
 
-Asynchronous workers take trials up as they become free; a trial lasts as long as its epochs ×
-kept samples take at a given speed. What it reports comes from a world (`search.worlds`), so that a
-search of hours is over in seconds, and what it lost can be told: the world knows the truth.
+Designer, searcher, scheduler and record are those of a real search. Asynchronous workers take
+trials up as they become free; a trial lasts as long as its epochs × kept samples take at a
+given speed. What it reports comes from a world (`search.worlds`), so that a search of hours is
+over in seconds, and what it lost can be told: the world knows the truth.
 """
 
 import heapq
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -142,7 +143,9 @@ class Cluster:
         while True:
             while len(queue) < self._workers and not finished:
                 number = next(suggested)
-                config = None if number == trials else self.searcher.suggest(f"simulated-{number}")
+                config: Any = None
+                if number != trials:
+                    config = self.searcher.suggest(f"simulated-{number}")
                 finished = number == trials or config == Searcher.FINISHED
                 if finished or config is None:
                     break
@@ -153,7 +156,9 @@ class Cluster:
             if not self.deliver(playing, reports):
                 schedule(playing)
         if not finished:
-            raise KdcurveError("the sampler proposes nothing and nothing runs that it could wait for")
+            raise KdcurveError(
+                "the sampler proposes nothing and nothing runs that it could wait for"
+            )
 
     def take_up(self, config: dict[str, Any]) -> Playing:
         """A worker takes a trial up."""
@@ -169,7 +174,7 @@ class Cluster:
         playing.delivered += len(reports)
         trial = playing.trial
         result = {"number": trial.config["number"], **reports[-1], "reports": reports}
-        decision = self.scheduler.on_trial_result(None, trial, result)
+        decision = self.scheduler.on_trial_result(cast(TuneController, None), trial, result)
         self.recorder.on_trial_result(0, [], trial, result)
         ended = decision == TrialScheduler.STOP or playing.delivered == len(playing.reports)
         if ended:

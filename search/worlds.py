@@ -203,13 +203,11 @@ class TableWorld:
     ) -> Iterator[tuple[float, float]]:
         tuned = spec.tune.temperature
         low, high = (tuned.low, tuned.high) if tuned else (setting["temperature"],) * 2
-        if not (
-            min(cell.temperatures) <= low + _NEAR and high - _NEAR <= max(cell.temperatures)
-        ):
+        if not (min(cell.temperatures) <= low + _NEAR and high - _NEAR <= max(cell.temperatures)):
             yield low, high
 
     def _nearest(self, setting: Mapping[str, Any]) -> str:
-        """Which part of a context is not in the table at all, or that only they together are not."""
+        """Which part of a context the table lacks, or that it only lacks all of them together."""
         for position, name in enumerate(_KEY):
             there = {key[position] for key in self._cells}
             if (value := _key(setting)[position]) not in there:
@@ -346,7 +344,9 @@ def _cells(table: ResponseTable) -> dict[_Key, _Cell]:
     rows = rows.assign(student=rows["student"].map(_bare), teacher=rows["teacher"].map(_bare))
     cells: dict[_Key, _Cell] = {}
     for key, group in rows.groupby(list(_KEY), sort=False):
-        run = group[["temperature", "seed", "kd_weight"]].diff().ne(0).any(axis=1).cumsum().to_numpy()
+        run = (
+            group[["temperature", "seed", "kd_weight"]].diff().ne(0).any(axis=1).cumsum().to_numpy()
+        )
         total = int(group["epoch"].max())
         last = group["epoch"].groupby(run).transform("max").to_numpy()
         group, run = group[last == total], run[last == total]  # noqa: PLW2901
