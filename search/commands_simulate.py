@@ -230,4 +230,4 @@ def table(
         write_table(found, path)
     except OSError as error:
         raise KdcurveError(f"cannot write {path}: {error.strerror or error}") from error
-    out.print(f"written: {path} ({len(found.rows)} rows)", markup=False)
+    out.print(f"written: {path} ({len(found.rows)} rows)", markup=False, soft_wrap=True)
