@@ -106,12 +106,17 @@ def test_no_context_is_left_behind(spec, played):
     assert min(further[c.key] for c in spec.context_list) >= int(mean / 4)
 
 
-def test_where_trials_are_cheap_more_are_run(spec, played):
-    proposals, _ = played
-    per_fraction = Counter(p.context.values["fraction"] for p in proposals)
-    costs = {c.values["fraction"]: trial_samples(spec, c) for c in spec.context_list}
-    assert costs[0.1] < costs[0.8]
-    assert per_fraction[0.1] > per_fraction[0.8]
+@pytest.mark.parametrize("cheap", range(4))
+def test_what_a_trial_teaches_is_weighed_against_its_cost(spec, cheap):
+    _, known = play(spec, upto=18)
+    designer = Curve(spec)
+    designer._costs = np.where(np.arange(4) == cheap, 1.0, 1e6)
+    assert designer.propose(known).context == spec.context_list[cheap]
+
+
+def test_a_trial_costs_what_it_trains_on(spec):
+    designer = Curve(spec)
+    assert designer._costs.tolist() == [trial_samples(spec, c) for c in spec.context_list]
 
 
 @pytest.mark.parametrize("at", [4, 17, 19, 30])
