@@ -10,7 +10,7 @@ from typing import Any
 
 from search.designer import start_values
 from search.errors import UsageError
-from search.space import Counted, SearchSpec
+from search.space import Context, Counted, SearchSpec
 from trainables.config import (
     Artifact,
     DatasetSpec,
@@ -66,11 +66,15 @@ def make_plan(spec: SearchSpec) -> Plan:
         trials=spec.trials,
         artifacts=needed,
         trial_samples=sum(
-            per_context * _samples(spec, spec.kept_samples(context))
-            for context in spec.context_list
+            per_context * trial_samples(spec, context) for context in spec.context_list
         ),
         artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
     )
+
+
+def trial_samples(spec: SearchSpec, context: Context) -> int:
+    """Samples that a trial of this context trains on in its full budget, again and again."""
+    return _samples(spec, spec.kept_samples(context))
 
 
 def _cost(spec: SearchSpec, artifact: Artifact) -> int:

@@ -44,7 +44,7 @@ from trainables.config import (
 from trainables.record import OBJECTIVES, TRIAL_PARAMS
 from trainables.sizes import VIEWS, DatasetInfo, augmentation_of, count_kept, describe
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("curve", "tpe", "random")
 LARGEST_TABLE_BYTES = 4 * 2**30
 """Of soft labels: it is mapped into memory, and a node's trials share it."""
 TUNABLE = ("kd_weight", "temperature", "teacher_fraction", "method", "teacher")

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from search.designer import Designer
 from search.samplers.by_context import ByContext
+from search.samplers.curve import Curve
 from search.space import SearchSpec
 from search.studies import Studies
 
 DESIGNERS: dict[str, Callable[[SearchSpec, Studies], Designer]] = {
+    "curve": lambda spec, _: Curve(spec),
     "tpe": ByContext,
     "random": ByContext,
 }
