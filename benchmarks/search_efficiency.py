@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from analysis.estimators import Trials, quadratic
+from analysis.estimators import ESTIMATORS, Trials, quadratic
 from analysis.table import ResponseTable, read_table, write_table
 from search.designer import Known, Proposal
 from search.ledger import Ledger, TrialState
@@ -57,6 +57,8 @@ CHECKPOINTS = (
 """Sweeps at which answers are asked for."""
 SHOWN = (1, 2, 3, 4, 5, 8, 10, 11, 16, 20, 33)
 TARGETS = (0.25, 0.15, 0.08)
+BUDGET = 33
+"""Trials per context that a search is planned for; it ends when its compute is spent."""
 SEEDS = 64
 """Trial seeds that strategies with independent noise may use."""
 FINE = np.linspace(0.0, 1.0, 201)
@@ -64,8 +66,15 @@ FINE = np.linspace(0.0, 1.0, 201)
 TABLE_EPOCHS = (1, 2, 3, 5, 9, 13, 18, 22, 27)
 """Epochs kept of a table of counts."""
 
-Answer = Callable[[list[TrialState]], float]
-"""The ended trials of a context to the recommended KD weight."""
+Ended = dict[str, list[TrialState]]
+"""Trials that ended, by context key."""
+Answer = Callable[[SearchSpec, Ended], dict[str, float]]
+"""What ended so far to the recommended KD weight of every context."""
+
+
+def each(answer: Callable[[list[TrialState]], float]) -> Answer:
+    """Answer for every context from its own trials alone."""
+    return lambda _, ended: {key: answer(trials) for key, trials in ended.items()}
 
 
 # Ways to answer.
@@ -94,6 +103,26 @@ def parabola(trials: list[TrialState]) -> float:
     seeds = np.array([t.seed for t in done], dtype=np.int64)
     found = quadratic(Trials(weights, scores, seeds), 0.9).kd_weight.value if done else np.nan
     return best_cell(trials) if np.isnan(found) else found
+
+
+def joint(spec: SearchSpec, ended: Ended) -> dict[str, float]:
+    """The surface shared by all contexts; the best cell where it does not answer."""
+    contexts = [c for c in spec.context_list if complete(ended[c.key])]
+    given = []
+    for context in contexts:
+        done = complete(ended[context.key])
+        weights = np.array([t.values["kd_weight"] for t in done])
+        scores = np.array([t.scores[t.epoch] for t in done])
+        seeds = np.array([t.seed for t in done], dtype=np.int64)
+        given.append(Trials(weights, scores, seeds, fixed=dict(context.values)))
+    answers = dict.fromkeys(ended, 0.0) | {
+        context.key: found.kd_weight.value
+        for context, found in zip(contexts, ESTIMATORS["surface"](given, 0.9), strict=True)
+    }
+    return {
+        key: best_cell(ended[key]) if np.isnan(weight) else weight
+        for key, weight in answers.items()
+    }
 
 
 def complete(trials: Iterable[TrialState]) -> list[TrialState]:
@@ -197,8 +226,8 @@ class Strategy:
     """By the name that goes into the table."""
     sections: dict[str, Any] = field(default_factory=dict)
     """Parts of the search file that differ: early stopping is off, a trial has `SEEDS` seeds."""
-    sweeps: int = 33
-    """Trials per context that the search is planned for."""
+    sweeps: float = 33
+    """Compute that it may spend; answers are not asked for beyond."""
     scheduler: type[ContextAsha] | None = None
     replications: int = 30
 
@@ -210,22 +239,31 @@ def asha(grace: int) -> dict[str, Any]:
 
 THREE_SEEDS = {"seeds": {"trials": 3}}
 STRATEGIES: dict[str, Strategy] = {
-    "grid": Strategy(paper_grid, {"grid of 11": best_cell}),
-    "grid-crn": Strategy(common_grid, {"grid of 5, common seeds": best_cell}),
+    "curve": Strategy(
+        "curve", {"curve: knowledge gradient, surface": joint}, sweeps=8, replications=30
+    ),
+    "grid": Strategy(paper_grid, {"grid of 11": each(best_cell)}),
+    "grid-crn": Strategy(common_grid, {"grid of 5, common seeds": each(best_cell)}),
     "tpe": Strategy(
         stock_tpe,
-        {"TPE per context, best trial": best_trial, "TPE per context, parabola": parabola},
+        {
+            "TPE per context, best trial": each(best_trial),
+            "TPE per context, parabola": each(parabola),
+            "TPE per context, surface": joint,
+        },
     ),
     "tpe-asha-1": Strategy(
-        stock_tpe, {"TPE + ASHA grace 1": best_trial}, asha(1), scheduler=StockAsha
+        stock_tpe, {"TPE + ASHA grace 1": each(best_trial)}, asha(1), scheduler=StockAsha
     ),
     "tpe-asha-3": Strategy(
-        stock_tpe, {"TPE + ASHA grace 3": best_trial}, asha(3), scheduler=StockAsha
+        stock_tpe, {"TPE + ASHA grace 3": each(best_trial)}, asha(3), scheduler=StockAsha
     ),
-    "kdcurve-random": Strategy("random", {"random after 0, ½, 1; parabola": parabola}, THREE_SEEDS),
-    "kdcurve-tpe": Strategy("tpe", {"TPE after 0, ½, 1; parabola": parabola}, THREE_SEEDS),
-    "ray-stock": Strategy("ray-stock", {"joint TPE + ASHA": best_trial}, asha(1)),
-    "one-epoch-top-k": Strategy("one-epoch-top-k", {"one epoch, top k": best_trial}),
+    "kdcurve-random": Strategy(
+        "random", {"random from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS
+    ),
+    "kdcurve-tpe": Strategy("tpe", {"TPE from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS),
+    "ray-stock": Strategy("ray-stock", {"joint TPE + ASHA": each(best_trial)}, asha(1)),
+    "one-epoch-top-k": Strategy("one-epoch-top-k", {"one epoch, top k": each(best_trial)}),
 }
 """Strategies whose sampler this version does not have are left out, and that is said."""
 
@@ -353,16 +391,19 @@ def measure(job: Job) -> dict[str, Any]:
                 "early_stopping": {"name": "none"},
                 **problem.raw,
                 **strategy.sections,
-                "budget": {"trials_per_context": max(5, int(min(strategy.sweeps, job.sweeps)))},
+                "budget": {"trials_per_context": BUDGET},
             }
             if isinstance(strategy.designer, str):
                 raw["sampler"] = strategy.designer
             spec, world = _world(problem.table, raw["name"], json.dumps(raw, sort_keys=True))
-            played = simulate(spec, world, draw=job.draw, workers=1, **_parts(strategy))
+            limit = min(strategy.sweeps, job.sweeps)
+            played = simulate(
+                spec, world, draw=job.draw, workers=1, sweeps=limit, **_parts(strategy)
+            )
             trials += len(played.ledger.trials)
             seconds += played.seconds
             for name, answer in strategy.answers.items():
-                regrets[name] += _by_checkpoint(played, world, answer, job.sweeps)
+                regrets[name] += _by_checkpoint(played, world, answer, limit)
     return {
         "family": job.family,
         "strategy": job.strategy,
@@ -385,10 +426,7 @@ def _parts(strategy: Strategy) -> dict[str, Any]:
 def _by_checkpoint(
     played: Simulated, world: World, answer: Answer, sweeps: float
 ) -> list[list[float]]:
-    """Points lost, a row per context and a column per checkpoint; NaN beyond what was spent.
-
-    A search that ended early keeps its last answer if it spent its budget.
-    """
+    """Points lost, a row per context and a column per checkpoint; NaN beyond `sweeps`."""
     spec, sweep = played.spec, sweep_samples(played.spec)
     ended = sorted(played.ledger.trials.values(), key=lambda t: (t.ended, t.number))
     spent = np.cumsum([played.cost(t.number) for t in ended]) / sweep
@@ -398,9 +436,9 @@ def _by_checkpoint(
         known: dict[str, list[TrialState]] = {key: [] for key in losses}
         for trial in itertools.compress(ended, spent <= checkpoint + 1e-9):
             known[trial.context].append(trial)
-        for key, trials in known.items():
-            beyond = checkpoint > sweeps
-            rows[key].append(np.nan if beyond else losses[key](answer(trials)))
+        weights = {} if checkpoint > sweeps else answer(spec, known)
+        for key, row in rows.items():
+            row.append(losses[key](weights[key]) if key in weights else np.nan)
     return list(rows.values())
 
 

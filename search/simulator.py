@@ -8,9 +8,10 @@ over in seconds, and what it lost can be told: the world knows the truth.
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -124,8 +125,11 @@ class Cluster:
         self.scheduler = scheduler or make_scheduler(spec, ledger)
         self.recorder = Recorder(ledger, {c.key: spec.total_epochs(c) for c in contexts})
 
-    def run(self, trials: int | None = None) -> None:
-        """Work until the searcher has nothing more, or `trials` were taken up.
+    def run(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Work until the searcher has nothing more, or what was done is enough.
+
+        Args:
+            enough: asked before a trial is taken up; those under way are ended.
 
         Raises:
             KdcurveError: the sampler failed, or waits though nothing runs.
@@ -142,11 +146,10 @@ class Cluster:
 
         while True:
             while len(queue) < self._workers and not finished:
-                number = next(suggested)
                 config: Any = None
-                if number != trials:
-                    config = self.searcher.suggest(f"simulated-{number}")
-                finished = number == trials or config == Searcher.FINISHED
+                if not (finished := enough()):
+                    config = self.searcher.suggest(f"simulated-{next(suggested)}")
+                    finished = config == Searcher.FINISHED
                 if finished or config is None:
                     break
                 schedule(self.take_up(config))
@@ -192,17 +195,16 @@ class Simulated:
     """From its start to its end, in virtual seconds."""
     seconds: float
     """What the simulation took."""
-    _kept: dict[str, int] = field(repr=False)
 
     def cost(self, number: int) -> int:
         """What a trial was billed: its epochs × kept samples."""
         trial = self.ledger.trials[number]
-        return trial.epoch * self._kept[trial.context]
+        return trial.epoch * _kept(self.spec)[trial.context]
 
     @property
     def samples(self) -> int:
         """Compute spent in all, in epochs × kept samples."""
-        return sum(map(self.cost, self.ledger.trials))
+        return _spent(self.spec, self.ledger)
 
     @property
     def sweeps(self) -> float:
@@ -213,6 +215,15 @@ class Simulated:
 def sweep_samples(spec: SearchSpec) -> int:
     """Epochs × kept samples of one full run in every context."""
     return sum(spec.total_epochs(c) * spec.kept_samples(c) for c in spec.context_list)
+
+
+def _kept(spec: SearchSpec) -> dict[str, int]:
+    return {context.key: spec.kept_samples(context) for context in spec.context_list}
+
+
+def _spent(spec: SearchSpec, ledger: Ledger) -> int:
+    kept = _kept(spec)
+    return sum(trial.epoch * kept[trial.context] for trial in ledger.trials.values())
 
 
 MakeDesigner = Callable[[SearchSpec, Studies], Designer]
@@ -228,7 +239,7 @@ def simulate(
     samples_per_s: float = SAMPLES_PER_S,
     designer: MakeDesigner = make_designer,
     scheduler: MakeScheduler = make_scheduler,
-    trials: int | None = None,
+    sweeps: float | None = None,
 ) -> Simulated:
     """Play a search to its end.
 
@@ -241,7 +252,7 @@ def simulate(
         samples_per_s: training speed of a worker.
         designer: makes what chooses trials; by default `spec.sampler`.
         scheduler: makes what stops them early; by default `spec.early_stopping`.
-        trials: end after so many, if the search is not over by then.
+        sweeps: take up no trial once so much compute is spent (see `Simulated.sweeps`).
 
     Raises:
         KdcurveError: the sampler failed.
@@ -261,10 +272,10 @@ def simulate(
         samples_per_s=samples_per_s,
         scheduler=scheduler(spec, ledger),
     )
+    limit = math.inf if sweeps is None else sweeps * sweep_samples(spec)
     try:
-        cluster.run(trials)
+        cluster.run(lambda: _spent(spec, ledger) >= limit)
     finally:
         cluster.searcher.close()
     ledger.record(EventKind.CLOSED, state=SearchState.COMPLETE)
-    kept = {context.key: spec.kept_samples(context) for context in spec.context_list}
-    return Simulated(spec, ledger, clock.elapsed_s, time.perf_counter() - began, kept)
+    return Simulated(spec, ledger, clock.elapsed_s, time.perf_counter() - began)

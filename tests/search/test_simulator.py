@@ -139,10 +139,13 @@ def test_no_trial_starts_before_the_end_of_the_one_it_had_to_wait_for(on_table):
         assert sum(end <= trial.started for end in ends) == len(ends) - 1
 
 
-def test_a_search_ends_after_so_many_trials_if_told(on_table):
+def test_a_search_ends_when_so_much_compute_is_spent(on_table):
+    """The trial that passes the limit is ended, and none is begun after it."""
     spec = on_table()
-    played = simulate(spec, TableWorld(tiny(), spec), trials=5)
-    assert [t.outcome for t in played.ledger.trials.values()] == [Outcome.COMPLETE] * 5
+    played = simulate(spec, TableWorld(tiny(), spec), sweeps=2.5, workers=1)
+    # Contexts take turns: 2 sweeps, then .1 and .9 of the third.
+    assert (len(played.ledger.trials), played.sweeps) == (6, pytest.approx(3.0))
+    assert simulate(spec, TableWorld(tiny(), spec), sweeps=2.0).sweeps == pytest.approx(2.0)
 
 
 def test_early_stopping_is_that_of_the_search(on_table):
