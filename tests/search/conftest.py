@@ -55,7 +55,7 @@ class Rehearsal:
         studies = Studies(spec, folder / "optuna.journal")
         self.searcher = CurveSearcher(spec, ledger, make_designer(spec, studies), patience_s=None)
         self.scheduler = (
-            InOrder()
+            InOrder(ledger, self.objective)
             if spec.early_stopping.name == "none"
             else ContextAsha(spec, ledger, self.objective)
         )
