@@ -15,7 +15,6 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
 )
-from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
@@ -99,8 +98,6 @@ class Studies:
                 direction="maximize",
             )
             study.set_user_attr("context", context.label)
-        # Of what is told no sampler needs to think.
-        study.sampler = RandomSampler(seed=0)
         for trial in known:
             if trial.values["kd_weight"] < self._spec.tune.kd_weight.low:
                 continue  # the reference at 0, outside the range that is tuned

@@ -49,7 +49,9 @@ class ReplayedCmaEs(BaseSampler):
         )
         for known in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             replay.enqueue_trial({name: known.params[name] for name in search_space})
-            replay.tell(replay.ask(search_space), known.value)
+            told = replay.ask(search_space)
+            _ = told.relative_params  # what it would have proposed; this counts the generation
+            replay.tell(told, known.value)
         return replay.ask(search_space).params
 
     def sample_independent(

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState as OptunaState
 
 from search.designer import Known, Proposal
@@ -70,7 +70,6 @@ class RayStock:
         """Nothing to remember: the record has it."""
 
     def _sync(self, trials: list[TrialState]) -> None:
-        self._study.sampler = RandomSampler(seed=0)
         for trial in trials[self._seen :]:
             values: dict[str, Any] = dict(trial.values)
             for name, value in self._contexts[trial.context].values.items():
