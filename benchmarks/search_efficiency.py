@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ import optuna
 import pandas as pd
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState as OptunaState
+from ray.tune.schedulers import AsyncHyperBandScheduler
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -39,14 +40,15 @@ from threadpoolctl import threadpool_limits
 from analysis.estimators import ESTIMATORS, Trials, quadratic
 from analysis.table import ResponseTable, read_table, write_table
 from search.designer import Known, Proposal
-from search.ledger import Ledger, TrialState
+from search.ledger import TrialState
+from search.replay import TableWorld
 from search.samplers.table import DESIGNERS
 from search.scheduler import ContextAsha
 from search.simulator import MakeDesigner, Simulated, simulate, sweep_samples
 from search.space import SearchSpec
 from search.specfile import parse_spec
 from search.studies import Studies, distributions
-from search.worlds import RidgeWorld, TableWorld, World
+from search.worlds import RidgeWorld, World
 from trainables.record import VAL_ACCURACY, Outcome
 from trainables.seeds import derive
 
@@ -154,16 +156,6 @@ class Turns:
         """Nothing to remember."""
 
 
-def paper_grid(spec: SearchSpec, _: Studies) -> Turns:
-    """Eleven KD weights in turn, every trial with a seed of its own."""
-    return Turns(spec, lambda _, trials: (len(trials) % 11 / 10, len(trials)))
-
-
-def common_grid(spec: SearchSpec, _: Studies) -> Turns:
-    """Five KD weights under one seed, then under the next."""
-    return Turns(spec, lambda _, trials: (len(trials) % 5 / 4, len(trials) // 5))
-
-
 class StockTpe:
     """Optuna's TPE as it comes, a study a context, every trial with a seed of its own.
 
@@ -206,14 +198,8 @@ def stock_tpe(spec: SearchSpec, _: Studies) -> Turns:
 class StockAsha(ContextAsha):
     """ASHA per context over all seeds alike."""
 
-    def __init__(self, spec: SearchSpec, ledger: Ledger, objective: str) -> None:
-        super().__init__(spec, ledger, objective)
-        shared = {key: inner for (key, _), inner in self._inner.items()}
-        self._inner = {
-            (c.key, seed): shared[c.key]
-            for c in spec.context_list
-            for seed in range(spec.seeds.trials)
-        }
+    def _among(self, state: TrialState) -> AsyncHyperBandScheduler:
+        return super()._among(replace(state, seed=0))
 
 
 @dataclass(frozen=True)
@@ -242,8 +228,8 @@ STRATEGIES: dict[str, Strategy] = {
     "curve": Strategy(
         "curve", {"curve: knowledge gradient, surface": joint}, sweeps=8, replications=30
     ),
-    "grid": Strategy(paper_grid, {"grid of 11": each(best_cell)}),
-    "grid-crn": Strategy(common_grid, {"grid of 5, common seeds": each(best_cell)}),
+    "grid": Strategy("grid", {"grid of 11": each(best_cell)}),
+    "grid-crn": Strategy("grid-crn", {"grid of 5, common seeds": each(best_cell)}),
     "tpe": Strategy(
         stock_tpe,
         {
@@ -263,7 +249,7 @@ STRATEGIES: dict[str, Strategy] = {
     ),
     "kdcurve-tpe": Strategy("tpe", {"TPE from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS),
     "ray-stock": Strategy("ray-stock", {"joint TPE + ASHA": each(best_trial)}, asha(1)),
-    "one-epoch-top-k": Strategy("one-epoch-top-k", {"one epoch, top k": each(best_trial)}),
+    "one-epoch-top-k": Strategy("one-epoch-top-k", {"one epoch, top k": each(best_cell)}),
 }
 """Strategies whose sampler this version does not have are left out, and that is said."""
 

@@ -55,6 +55,9 @@ def search(
     if smoke:
         spec = shrink(spec)
     _refuse_taken(spec.name, places)
+    from search.samplers.optuna_samplers import check_sampler  # noqa: PLC0415
+
+    check_sampler(spec.sampler)
     print_plan(spec)
     if dry_run:
         return

@@ -74,8 +74,9 @@ def simulate(
 def _problem(file: Path, path: Path | None) -> "tuple[SearchSpec, World]":
     """The search, and the world that answers for it."""
     from analysis.table import read_table  # noqa: PLC0415
+    from search.replay import TableWorld  # noqa: PLC0415
     from search.specfile import load_spec  # noqa: PLC0415
-    from search.worlds import RidgeWorld, TableWorld  # noqa: PLC0415
+    from search.worlds import RidgeWorld  # noqa: PLC0415
     from trainables.config import RidgeDataset  # noqa: PLC0415
 
     if path is not None:

@@ -30,13 +30,20 @@ class Proposal:
     seed: int
     start_design: bool = False
     """Whether it belongs to what every context starts with, and so is never stopped early."""
+    until_epoch: int | None = None
+    """Epoch at which it ends and before which nothing stops it, whatever its score; None: early
+    stopping decides."""
+
+
+class Later:
+    """Nothing may be proposed before another trial has ended."""
 
 
 class Designer(Protocol):
     """Chooses what is run next; `search/samplers/` has one file per way of doing so."""
 
-    def propose(self, known: Known) -> Proposal | None:
-        """The next trial, or None when there is nothing left to run.
+    def propose(self, known: Known) -> Proposal | Later | None:
+        """The next trial, `Later`, or None when there is nothing left to run.
 
         What is proposed depends on the search, its seed and what is known, and on nothing
         else: a search that is taken up again goes on as it would have.
@@ -89,6 +96,16 @@ def start_values(spec: SearchSpec, point: int, block: int = 0) -> dict[str, Any]
     return values
 
 
+def next_context(spec: SearchSpec, known: Known) -> Context | None:
+    """The context whose turn it is: the first of those with the fewest trials.
+
+    None when the budget is spent.
+    """
+    context = min(spec.context_list, key=lambda c: len(known.get(c.key, ())))
+    spent = len(known.get(context.key, ())) >= spec.budget.trials_per_context
+    return None if spent else context
+
+
 def next_slot(spec: SearchSpec, known: Known) -> Slot | None:
     """The next place to fill, or None when the budget is spent.
 
@@ -96,10 +113,10 @@ def next_slot(spec: SearchSpec, known: Known) -> Slot | None:
         spec: the search.
         known: trials proposed so far, ended or not, by context key.
     """
-    context = min(spec.context_list, key=lambda c: len(known.get(c.key, ())))
-    trials = known.get(context.key, ())
-    if len(trials) >= spec.budget.trials_per_context:
+    context = next_context(spec, known)
+    if context is None:
         return None
+    trials = known.get(context.key, ())
     # Counted, not read off the index: a search that was extended by further seeds owes them
     # a start of their own, after trials that the sampler chose.
     started = sum(trial.start_design for trial in trials)

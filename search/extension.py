@@ -11,7 +11,7 @@ def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
     """Refuse what would make new trials incomparable to those that are recorded.
 
     More contexts, seeds and budget may be asked for; resources, the sampler and how often
-    checkpoints are written may change.
+    checkpoints are written may change (to or from `ray-stock`, the sampler may not).
 
     Raises:
         UsageError: with every fault, each with key, value and what is allowed.
@@ -30,6 +30,11 @@ def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
         for key in ("teacher", "scores")
         if (old := getattr(recorded.seeds, key)) != (new := getattr(extended.seeds, key))
     ]
+    if recorded.pooled != extended.pooled:
+        faults.append(
+            f"sampler: {extended.sampler!r} after {recorded.sampler!r}; 'ray-stock' alone compares "
+            "trials of all contexts with one another"
+        )
     if (recorded.dataset, recorded.student) == (extended.dataset, extended.student):
         kept = {context.key for context in extended.context_list}
         faults += [

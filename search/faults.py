@@ -1,6 +1,7 @@
 """What can be wrong with a search file: a line per fault, with key, value and what is allowed."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
@@ -16,6 +17,10 @@ Parts = Mapping[str, Any]
 """Keys of a search file with their validated values; None for those that are not valid."""
 
 
+BLOCKS = {"grid": 11, "grid-crn": 5, "one-epoch-top-k": 14}
+"""Trials of a context after which a fixed design needs another seed, or repeats itself."""
+
+
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """End a sentence with the known name that comes nearest, if one does."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
@@ -25,6 +30,7 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
 def cross_faults(parts: Parts) -> Iterator[str]:
     """Faults between parts of a search file that are valid each by itself."""
     yield from _one_place_each(parts)
+    yield from _seeds_for_all_trials(parts)
     if parts.get("dataset") is None:
         return
     yield from _models_that_fit(parts)
@@ -48,6 +54,22 @@ def _one_place_each(parts: Parts) -> Iterator[str]:
             yield f"{key}: stands under contexts and under tune; it may stand under one of them"
         if not fixed and not tuned and key in ("method", "teacher"):
             yield f"contexts.{key}: missing; name at least one, here or under tune.{key}"
+
+
+def _seeds_for_all_trials(parts: Parts) -> Iterator[str]:
+    size, budget = BLOCKS.get(parts.get("sampler") or ""), parts.get("budget")
+    tune, seeds = parts.get("tune"), parts.get("seeds")
+    if size is None or not budget or not tune or not seeds:
+        return
+    lists = [domain for _, domain in tune if isinstance(domain, list)]
+    blocks = math.prod(map(len, lists))
+    wanted = budget.trials_per_context
+    if wanted > size * blocks * seeds.trials:
+        yield (
+            f"seeds.trials: {seeds.trials}: sampler {parts['sampler']!r} has {size * blocks} "
+            f"different trials per seed, and the budget asks for {wanted} per context; allowed: "
+            f"{math.ceil(wanted / (size * blocks))} or more"
+        )
 
 
 def _models_that_fit(parts: Parts) -> Iterator[str]:

@@ -33,7 +33,8 @@ class EventKind(StrEnum):
     PREPARED = "prepared"
     """A teacher or scores are there (key, artifact, metadata, seconds)."""
     PROPOSED = "proposed"
-    """A trial was decided on (context, values, seed, start_design)."""
+    """A trial was decided on (context, values, seed, start_design; until_epoch, if it is to end
+    there and not before)."""
     STARTED = "started"
     """A worker took a trial up."""
     REPORTED = "reported"

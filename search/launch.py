@@ -29,6 +29,7 @@ from search.plan import settle
 from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
+from search.samplers.optuna_samplers import check_sampler
 from search.samplers.table import make_designer
 from search.scheduler import make_scheduler
 from search.searcher import CurveSearcher
@@ -98,13 +99,14 @@ def run(
         watcher: follows the progress.
 
     Raises:
-        UsageError: the name is taken.
+        UsageError: the name is taken, or the sampler is not there.
         KdcurveError: a folder, the record, MLflow or Ray cannot be used, a trial asks for
             more than the cluster has, or a teacher or the scores could not be made.
     """
     places = places or Places.at()
     watcher = watcher or Silent()
     spec = settle(spec)
+    check_sampler(spec.sampler)
     places.make()
     with _one_at_a_time(places):
         journal = Journal(places.record)
@@ -155,7 +157,8 @@ def resume(
         watcher: follows the progress.
 
     Raises:
-        UsageError: what is extended would not be comparable to what was run.
+        UsageError: what is extended would not be comparable to what was run, or the sampler is
+            not there.
         KdcurveError: there is no such search, another process runs it, or one of the places
             cannot be used.
     """
@@ -169,6 +172,7 @@ def resume(
             extended = settle(extended)
             check_extension(spec, extended)
             spec = extended
+        check_sampler(spec.sampler)
         delivery = Delivery(journal, spec, places, watcher.say)
         notice = delivery.check()
     with (

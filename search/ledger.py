@@ -27,6 +27,8 @@ class TrialState:
     """The tuned values."""
     seed: int
     start_design: bool
+    until_epoch: int | None = None
+    """Epoch at which it is to end, and not before; None: early stopping decides."""
     scores: dict[int, float] = field(default_factory=dict)
     """The objective after each epoch."""
     rungs: dict[int, tuple[float, bool]] = field(default_factory=dict)
@@ -181,7 +183,12 @@ class Ledger:
         assert event.trial is not None  # noqa: S101  (the writer's invariant)
         data = event.data
         trial = TrialState(
-            event.trial, data["context"], data["values"], data["seed"], data["start_design"]
+            event.trial,
+            data["context"],
+            data["values"],
+            data["seed"],
+            data["start_design"],
+            data.get("until_epoch"),
         )
         self.trials[trial.number] = trial
         self.by_context.setdefault(trial.context, []).append(trial)

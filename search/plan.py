@@ -10,6 +10,8 @@ from typing import Any
 
 from search.designer import start_values
 from search.errors import UsageError
+from search.samplers.layout import layout
+from search.samplers.one_epoch import LOOK_EPOCHS
 from search.space import Context, Counted, SearchSpec
 from trainables.config import (
     Artifact,
@@ -59,15 +61,12 @@ def _plural(count: int, noun: str) -> str:
 
 def make_plan(spec: SearchSpec) -> Plan:
     """Count contexts, trials, shared parts and samples of a search."""
-    per_context = spec.budget.trials_per_context
     needed = shared_artifacts(spec)
     return Plan(
         contexts=len(spec.context_list),
         trials=spec.trials,
         artifacts=needed,
-        trial_samples=sum(
-            per_context * trial_samples(spec, context) for context in spec.context_list
-        ),
+        trial_samples=_all_trial_samples(spec),
         artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
     )
 
@@ -75,6 +74,15 @@ def make_plan(spec: SearchSpec) -> Plan:
 def trial_samples(spec: SearchSpec, context: Context) -> int:
     """Samples that a trial of this context trains on in its full budget, again and again."""
     return _samples(spec, spec.kept_samples(context))
+
+
+def _all_trial_samples(spec: SearchSpec) -> int:
+    kept = [spec.kept_samples(context) for context in spec.context_list]
+    if spec.pooled:  # all trials may go to one context
+        return spec.trials * max(_samples(spec, samples) for samples in kept)
+    looks = layout(spec).looks
+    full = spec.budget.trials_per_context - looks
+    return sum(full * _samples(spec, n) + looks * LOOK_EPOCHS * n for n in kept)
 
 
 def _cost(spec: SearchSpec, artifact: Artifact) -> int:

@@ -91,11 +91,11 @@ def program(name: str) -> str:
 
 def print_plan(spec: "SearchSpec") -> None:
     """What a search will do and cost."""
-    from search.designer import seeds_used  # noqa: PLC0415
     from search.plan import counted, make_plan  # noqa: PLC0415
+    from search.samplers.layout import layout  # noqa: PLC0415
 
-    plan = make_plan(spec)
-    used, asked = seeds_used(spec), spec.seeds.trials
+    plan, spread = make_plan(spec), layout(spec)
+    used, asked = spread.seeds, spec.seeds.trials
     seeds = f"{used} of {asked} seeds" if used < asked else f"{used} seed{'s' * (used > 1)}"
     recipe = spec.recipe
     budget = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
@@ -106,8 +106,7 @@ def print_plan(spec: "SearchSpec") -> None:
         "data": f"{spec.dataset.name}, student {spec.student}, {budget}",
         "contexts": f"{plan.contexts} ({_dimensions(spec)})",
         "tuned": ", ".join(spec.tuned) + f", by {spec.sampler}",
-        "trials": f"{plan.trials} ({spec.budget.trials_per_context} per context, "
-        f"{seeds}), early stopping: {stopping.name}",
+        "trials": f"{plan.trials} ({spread.text}, {seeds}), early stopping: {stopping.name}",
         "shared": f"{counted(plan.artifacts)}, made once",
         **({"teaching": _soft_labels(spec)} if plan.artifacts else {}),
         "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials "

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ray.tune.search import Searcher
 
-from search.designer import Designer, Known, Proposal
+from search.designer import Designer, Known, Later, Proposal
 from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger, TrialState
@@ -47,7 +47,11 @@ class CurveSearcher(Unpickled, Searcher):
         self._contexts = {context.key: context for context in spec.context_list}
         self._again = deque(ledger.unfinished())
         self._thinker = ThreadPoolExecutor(1, thread_name_prefix="designer")
-        self._thought: Future[Proposal | None] | None = None
+        self._thought: Future[Proposal | Later | None] | None = None
+        self._asked_at = -1
+        """How many trials had ended when the designer was asked last."""
+        self._put_off = False
+        """Whether it then answered that another has to end first."""
         self.numbers: dict[str, int] = {}
         """Number of each of Tune's trial ids."""
 
@@ -62,6 +66,8 @@ class CurveSearcher(Unpickled, Searcher):
             if not self._ready():
                 return None
             proposal = self._take()
+            if isinstance(proposal, Later):
+                return None
             if proposal is None:
                 return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
             trial = self._record(proposal)
@@ -71,12 +77,22 @@ class CurveSearcher(Unpickled, Searcher):
         return {
             "number": trial.number,
             "trial": config.model_dump(mode="json"),
-            "rungs": self._spec.rungs(context),
+            "rungs": self._rungs(trial),
         }
+
+    def _rungs(self, trial: TrialState) -> tuple[int, ...]:
+        """Epochs at which Tune has to hear of a trial, since it may end there."""
+        if trial.until_epoch is not None:
+            return (trial.until_epoch,)
+        return self._spec.rungs(self._contexts[trial.context])
 
     def _ready(self) -> bool:
         """Whether there is a proposal; with nothing else to do, wait for it."""
         if self._thought is None:
+            ended = self._ended()
+            if self._put_off and ended == self._asked_at:
+                return False
+            self._asked_at = ended
             known = snapshot(self._ledger.by_context)
             if self._patience_s is None:
                 self._thought = _thought_at_once(self._designer, known)
@@ -86,17 +102,26 @@ class CurveSearcher(Unpickled, Searcher):
         done, _ = wait([self._thought], timeout=self._patience_s if busy else None)
         return bool(done)
 
-    def _take(self) -> Proposal | None:
+    def _ended(self) -> int:
+        return sum(trial.outcome is not None for trial in self._ledger.trials.values())
+
+    def _take(self) -> Proposal | Later | None:
         assert self._thought is not None  # noqa: S101  (`_ready` saw to it)
         thought, self._thought = self._thought, None
         try:
-            return thought.result()
+            proposal = thought.result()
         except Exception as error:
             raise KdcurveError(
                 f"sampler {self._spec.sampler!r} failed to propose trial "
                 f"{len(self._ledger.trials)}: {type(error).__name__}: {error}; nothing recorded is "
                 "lost, and kdcurve resume NAME --file F goes on, with another sampler too"
             ) from error
+        self._put_off = isinstance(proposal, Later)
+        if self._put_off and self._asked_at == len(self._ledger.trials):
+            raise KdcurveError(
+                f"sampler {self._spec.sampler!r} waits for a trial to end, and none is under way"
+            )
+        return proposal
 
     def _record(self, proposal: Proposal) -> TrialState:
         number = len(self._ledger.trials)
@@ -107,6 +132,7 @@ class CurveSearcher(Unpickled, Searcher):
             values=dict(proposal.values),
             seed=proposal.seed,
             start_design=proposal.start_design,
+            **({} if proposal.until_epoch is None else {"until_epoch": proposal.until_epoch}),
         )
         self._designer.accepted(number)
         return self._ledger.trials[number]
@@ -127,9 +153,9 @@ class CurveSearcher(Unpickled, Searcher):
         """Nothing to restore."""
 
 
-def _thought_at_once(designer: Designer, known: Known) -> Future[Proposal | None]:
+def _thought_at_once(designer: Designer, known: Known) -> Future[Proposal | Later | None]:
     """What the designer says, without the change of threads, which takes longer than many do."""
-    thought: Future[Proposal | None] = Future()
+    thought: Future[Proposal | Later | None] = Future()
     try:
         thought.set_result(designer.propose(known))
     except Exception as error:  # noqa: BLE001  (raised where the thought is taken)

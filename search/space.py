@@ -44,7 +44,18 @@ from trainables.config import (
 from trainables.record import OBJECTIVES, TRIAL_PARAMS
 from trainables.sizes import VIEWS, DatasetInfo, augmentation_of, count_kept, describe
 
-SAMPLERS = ("curve", "tpe", "random")
+SAMPLERS = (
+    "curve",
+    "tpe",
+    "random",
+    "gp",
+    "cmaes",
+    "grid",
+    "grid-crn",
+    "one-epoch-top-k",
+    "ray-stock",
+)
+"""Ways to choose trials; `search/samplers/table.py` has what is behind each name."""
 LARGEST_TABLE_BYTES = 4 * 2**30
 """Of soft labels: it is mapped into memory, and a node's trials share it."""
 TUNABLE = ("kd_weight", "temperature", "teacher_fraction", "method", "teacher")
@@ -100,6 +111,15 @@ ModelName = Annotated[
 ]
 
 
+def _sampler(value: str) -> str:
+    if value in SAMPLERS or is_own(value):
+        return value
+    raise ValueError(
+        f"unknown sampler{nearest(value, SAMPLERS)} Known: {known(SAMPLERS)}. Also "
+        "package.module:Class, a sampler of Optuna's kind."
+    )
+
+
 class Interval(Strict):
     """A continuous range to tune over."""
 
@@ -111,7 +131,8 @@ class Interval(Strict):
     @model_validator(mode="after")
     def _ordered(self) -> "Interval":
         if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+            single = "; one value leaves nothing to tune" if self.low == self.high else ""
+            raise ValueError(f"low ({self.low}) must be below high ({self.high}){single}")
         if self.log and self.low <= 0:
             raise ValueError(f"low ({self.low}) must be above 0 on a logarithmic scale")
         return self
@@ -252,8 +273,10 @@ class SearchSpec(Strict):
     contexts: Contexts
     tune: Tune = Tune()
     seeds: Seeds = Seeds()
-    sampler: Annotated[str, _known("sampler", SAMPLERS)] = "tpe"
-    """Chooses the tuned values after the starting design."""
+    sampler: Annotated[str, AfterValidator(_sampler)] = "tpe"
+    """Chooses the tuned values: `tpe`, `random`, `gp`, `cmaes` or `package.module:Class` (a sampler
+    of Optuna's kind) after the starting design of every context; the baselines `grid`, `grid-crn`,
+    `one-epoch-top-k` and `ray-stock` from the start."""
     early_stopping: EarlyStopping = EarlyStopping()
     budget: Budget = Budget()
     resources: Resources = Resources()
@@ -301,6 +324,11 @@ class SearchSpec(Strict):
     def objective(self) -> str:
         """Name of the metric that is maximised."""
         return OBJECTIVES["ridge" if isinstance(self.dataset, RidgeDataset) else "classification"]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether trials of all contexts are compared with one another, as a baseline does."""
+        return self.sampler == "ray-stock"
 
     @property
     def trials(self) -> int:
@@ -374,12 +402,18 @@ class SearchSpec(Strict):
         """A trial's full budget in this context, in epochs."""
         return self.recipe.total_epochs(self.kept_samples(context))
 
+    def longest_epochs(self, context: Context) -> int:
+        """The longest budget among the trials that those of a context are compared with."""
+        return max(map(self.total_epochs, self.context_list if self.pooled else [context]))
+
     def rungs(self, context: Context) -> tuple[int, ...]:
         """Epochs at which trials of this context are compared, ascending."""
         if self.early_stopping.name == "none":
             return ()
         total = self.total_epochs(context)
-        epoch: float = self.early_stopping.grace_epochs or math.ceil(total / 3)
+        epoch: float = self.early_stopping.grace_epochs or math.ceil(
+            self.longest_epochs(context) / 3
+        )
         rungs = []
         while math.ceil(epoch) < total:
             rungs.append(math.ceil(epoch))

@@ -5,7 +5,8 @@ proposal, whatever the study lacks is told to it. Deleting the storage loses not
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import optuna
@@ -14,13 +15,13 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
 )
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
 from search.designer import start_trials
 from search.ledger import TrialState
+from search.samplers.optuna_samplers import make_sampler
 from search.space import Context, SearchSpec
 from trainables.record import Outcome
 from trainables.seeds import derive
@@ -28,12 +29,6 @@ from trainables.seeds import derive
 optuna.logging.disable_default_handler()
 optuna.logging.enable_propagation()
 logging.getLogger("optuna").setLevel(logging.WARNING)
-
-SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": lambda seed, start: TPESampler(n_startup_trials=start, seed=seed),
-    "random": lambda seed, _: RandomSampler(seed=seed),
-}
-"""Samplers by name: (seed, size of the starting design) -> sampler."""
 
 _STATES = {
     Outcome.COMPLETE: OptunaState.COMPLETE,
@@ -87,9 +82,8 @@ class Studies:
         and on nothing else. `accept` says under which number it became a trial of ours.
         """
         study = self.sync(context, known)
-        study.sampler = SAMPLERS[self._spec.sampler](
-            derive(self._spec.seed, context.key, index) % 2**32, start_trials(self._spec)
-        )
+        seed = derive(self._spec.seed, context.key, index) % 2**32
+        study.sampler = make_sampler(self._spec.sampler, seed, start_trials(self._spec))
         return study.ask(self._distributions)
 
     def accept(self, asked: optuna.Trial, number: int) -> None:
@@ -128,5 +122,9 @@ class Studies:
         asked = self._open.pop(trial.number)
         for epoch, score in sorted(trial.scores.items()):
             asked.report(score, epoch)
-        complete = outcome is Outcome.COMPLETE
-        study.tell(asked, trial.scores[trial.epoch] if complete else None, state=_STATES[outcome])
+        value, state = None, _STATES[outcome]
+        if outcome is Outcome.COMPLETE:
+            value = trial.scores.get(trial.epoch)
+            if value is None or not math.isfinite(value):  # Optuna has no such finished trials
+                value, state = None, OptunaState.FAIL
+        study.tell(asked, value, state=state)

@@ -38,6 +38,7 @@ def refusal(make_spec):
         pytest.param({"budget": {"trials_per_context": 13}}, id="budget"),
         pytest.param({"resources": {"cpu": 4, "gpu": 0.5, "concurrent": 9}}, id="resources"),
         pytest.param({"sampler": "random"}, id="sampler"),
+        pytest.param({"sampler": "grid"}, id="baseline"),
         pytest.param({"checkpoint_every_s": 5}, id="checkpoints"),
     ],
 )
@@ -58,6 +59,7 @@ def test_more_of_the_same_is_allowed(refusal, sections):
         ({"seed": 1}, "seed", "1 differs from the recorded 0"),
         ({"seeds": {"trials": 2, "teacher": 2, "scores": 3}}, "seeds.teacher", "2 differs from"),
         ({"seeds": {"trials": 2, "teacher": 1, "scores": 4}}, "seeds.scores", "the recorded 3"),
+        ({"sampler": "ray-stock"}, "sampler", "'ray-stock' alone compares trials of all contexts"),
         (
             {"seeds": {"trials": 1, "teacher": 1, "scores": 3}},
             "seeds.trials",

@@ -4,6 +4,7 @@ import pytest
 
 from search.errors import UsageError
 from search.plan import counted, make_plan, settle, shared_artifacts
+from search.samplers.layout import layout
 from search.specfile import parse_spec
 from trainables.config import ScoresSpec, SoftLabelsSpec, TeacherSpec
 
@@ -26,6 +27,26 @@ def test_contexts_trials_and_samples_are_counted_by_hand(make_spec):
 def test_with_fixed_iterations_every_fraction_costs_the_same(make_spec):
     spec = make_spec(recipe={"iterations": 50, "batch_size": 32})
     assert make_plan(spec).trial_samples == 2 * 12 * 50 * 32
+
+
+def test_the_plan_counts_and_says_how_each_baseline_spreads_its_trials(make_spec):
+    """Epochs of 129 and 1164 samples, at 9 epochs a full trial."""
+
+    def planned(sampler, trials, **sections):
+        budget = {"trials_per_context": trials}
+        spec = make_spec(sampler=sampler, budget=budget, seeds={"trials": 4}, **sections)
+        return layout(spec).text, layout(spec).seeds, make_plan(spec).trial_samples / (129 + 1164)
+
+    assert planned("tpe", 14) == ("14 per context", 3, 14 * 9)
+    each = "per context, 11 KD weights in turn with a seed each"
+    assert planned("grid", 14) == (f"14 {each}", 4, 14 * 9)
+    assert planned("grid-crn", 14) == ("14 per context, 5 KD weights a seed", 3, 14 * 9)
+    looks = "28 per context, 22 of them for 1 epoch, 6 in full"
+    assert planned("one-epoch-top-k", 28) == (looks, 2, 6 * 9 + 22)
+    # It may send all trials to the largest fraction.
+    stock = planned("ray-stock", 14)
+    assert stock[:2] == ("one study and one comparison over all contexts", 4)
+    assert stock[2] == 28 * 9 * 1164 / (129 + 1164)
 
 
 def test_every_teacher_that_a_trial_may_need_is_planned_once(make_spec):

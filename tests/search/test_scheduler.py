@@ -23,7 +23,7 @@ def spec(make_spec):
     )
 
 
-def propose(ledger, number, context, *, start_design=False):
+def propose(ledger, number, context, *, start_design=False, **more):
     ledger.record(
         EventKind.PROPOSED,
         number,
@@ -31,6 +31,7 @@ def propose(ledger, number, context, *, start_design=False):
         values={"kd_weight": 0.5},
         seed=0,
         start_design=start_design,
+        **more,
     )
 
 
@@ -215,8 +216,9 @@ def test_contexts_of_different_budgets_have_rungs_of_their_own(make_spec, journa
 
 
 def test_the_choice_of_the_next_trial_is_left_to_tune(spec, journal, plan):
-    assert InOrder().choose_trial_to_run(None) is None
-    assert ContextAsha(spec, plan(journal, spec), VAL_ACCURACY).choose_trial_to_run(None) is None
+    ledger = plan(journal, spec)
+    assert InOrder(ledger, VAL_ACCURACY).choose_trial_to_run(None) is None
+    assert ContextAsha(spec, ledger, VAL_ACCURACY).choose_trial_to_run(None) is None
 
 
 def test_nothing_of_the_scheduler_is_pickled(spec, journal, plan):
@@ -225,3 +227,49 @@ def test_nothing_of_the_scheduler_is_pickled(spec, journal, plan):
     pickled = pickle.dumps(ContextAsha(spec, plan(journal, spec), VAL_ACCURACY))
     assert len(pickled) < 100
     assert math.isfinite(len(vars(pickle.loads(pickled))))
+
+
+@pytest.mark.parametrize("early_stopping", ["asha", "none"])
+def test_a_trial_that_is_to_end_somewhere_ends_there_and_not_before(
+    make_spec, journal, plan, early_stopping
+):
+    stopping = {"name": early_stopping, "grace_epochs": 1}
+    spec = make_spec(recipe={"epochs": 27}, early_stopping=stopping)
+    ledger = plan(journal, spec)
+    context = spec.context_list[0]
+    kind = ContextAsha(spec, ledger, VAL_ACCURACY)
+    if early_stopping == "none":
+        kind = InOrder(ledger, VAL_ACCURACY)
+    for number, until in enumerate((2, 4, None)):
+        more = {} if until is None else {"until_epoch": until}
+        propose(ledger, number, context, **more)
+    assert ledger.trials[0].until_epoch == 2
+    for number, until in enumerate((2, 4)):
+        said = [report(kind, ledger, number, epoch, -number) for epoch in range(1, until + 1)]
+        assert said == [CONTINUE] * (until - 1) + [STOP]
+        assert ledger.trials[number].stopped_at == until
+    # It says again what was decided, and is no measure for others.
+    assert report(kind, Ledger(journal, spec.name), 0, 2, 9.0) == STOP
+    again = ContextAsha(spec, Ledger(journal, spec.name), VAL_ACCURACY)
+    for scheduler in (kind, again):
+        assert report(scheduler, ledger, 2, 1, -5.0) == CONTINUE
+
+
+def test_the_stock_baseline_compares_all_contexts_and_seeds(make_spec, journal, plan):
+    """Fixed iterations: 20 and 3 epochs. The first rung stands at a third of the longest."""
+    spec = make_spec(
+        sampler="ray-stock",
+        recipe={"iterations": 100, "batch_size": 32},
+        early_stopping={"grace_epochs": 1, "reduction_factor": 4},
+    )
+    small, large = spec.context_list
+    assert (spec.rungs(small), spec.rungs(large)) == ((1, 4, 16), (1,))
+    ledger = plan(journal, spec)
+    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    for number, context in enumerate((large, small)):
+        propose(ledger, number, context)
+    assert report(scheduler, ledger, 0, 1, 0.9) == CONTINUE
+    assert report(scheduler, ledger, 1, 1, 0.2) == STOP
+    default = spec.model_copy(update={"early_stopping": spec.early_stopping.model_copy(
+        update={"grace_epochs": None})})  # fmt: skip
+    assert (default.rungs(small), default.rungs(large)) == ((7,), ())

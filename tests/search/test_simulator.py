@@ -13,8 +13,9 @@ from search.designer import Proposal
 from search.errors import KdcurveError, UsageError
 from search.places import Places
 from search.regret import answers, optima, spread
+from search.replay import TableWorld
 from search.simulator import REPORT_EVERY_S, Clock, simulate, sweep_samples
-from search.worlds import RidgeWorld, TableWorld
+from search.worlds import RidgeWorld
 from trainables.record import VAL_ACCURACY, VAL_R2, Outcome
 
 RIDGE = {

@@ -42,7 +42,12 @@ FAULTS = [
     ),
     ("student", "cnn9", ["student: 'cnn9'", "architecture", "Known: cnn4, cnn8"]),
     ("contexts.teacher", ["cnn4", "vgg"], ["contexts.teacher[1]: 'vgg'", "Known: cnn4, cnn8"]),
-    ("sampler", "tpee", ["sampler: 'tpee'", "did you mean 'tpe'?", "Known: tpe, random"]),
+    (
+        "sampler",
+        "tpee",
+        ["sampler: 'tpee'", "did you mean 'tpe'?", "Known: tpe, random", "package.module:Class"],
+    ),
+    ("sampler", "optuna.samplers", ["sampler: 'optuna.samplers'", "package.module:Class"]),
     ("dataset", {"name": "digit"}, ["dataset.name: 'digit'", "'digits'", "Known: digits", "ridge"]),
     ("recipe.optimizer", "adam", ["recipe.optimizer: 'adam'", "'sgd'"]),
     ("early_stopping.name", "hyperband", ["early_stopping.name: 'hyperband'", "'asha' or 'none'"]),
@@ -70,7 +75,11 @@ FAULTS = [
     ("tune.fraction", [0.5], ["tune.fraction: ", "move it to contexts.fraction"]),
     ("tune.kd_weight", {"low": -0.1, "high": 1}, ["tune.kd_weight: -0.1", "[0, 1]"]),
     ("tune.kd_weight", {"low": 0, "high": 1.2}, ["tune.kd_weight: 1.2", "[0, 1]"]),
-    ("tune.kd_weight", {"low": 0.5, "high": 0.5}, ["low (0.5) must be below high (0.5)"]),
+    (
+        "tune.kd_weight",
+        {"low": 0.5, "high": 0.5},
+        ["low (0.5) must be below high (0.5)", "one value"],
+    ),
     ("tune.kd_weight", {"low": 0.7, "high": 0.5}, ["tune.kd_weight: low (0.7) must be below"]),
     ("tune.kd_weight", {"low": 0, "high": 1, "log": True}, ["low (0.0)", "above 0", "logarithmic"]),
     ("tune.kd_weight", {"low": 0.1}, ["tune.kd_weight.high: missing"]),
@@ -183,7 +192,7 @@ def test_faults_between_sound_parts_are_listed_beside_faults_within_others(raw):
     spoil(raw, "contexts.teacher", "linear")
     spoil(raw, "tune.method", "random")
     spoil(raw, "early_stopping.grace_epochs", 12)
-    spoil(raw, "sampler", "gp")
+    spoil(raw, "sampler", "bayes")
     heading, *lines = faults_of(lambda: parse_spec(raw))
     assert heading == "search file: 5 faults"
     keys = [line.partition(":")[0] for line in lines]
@@ -194,6 +203,20 @@ def test_faults_between_sound_parts_are_listed_beside_faults_within_others(raw):
         "method",
         "sampler",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "most"), [("grid", 11 * 2), ("grid-crn", 5 * 2), ("one-epoch-top-k", 14 * 2)]
+)
+def test_a_fixed_design_that_would_repeat_itself_says_how_many_seeds_it_needs(raw, sampler, most):
+    raw["sampler"] = sampler
+    parse_spec(spoil(raw, "budget.trials_per_context", most))
+    spoil(raw, "budget.trials_per_context", most + 1)
+    (line,) = faults_of(lambda: parse_spec(raw))
+    assert line.startswith(f"search file: seeds.trials: 2: sampler {sampler!r}")
+    assert line.endswith("allowed: 3 or more")
+    # Every block of the design has the lists in another combination.
+    parse_spec(spoil(spoil(raw, "contexts.teacher", None), "tune.teacher", ["cnn4", "cnn8"]))
 
 
 @pytest.mark.parametrize("raw", [None, [1, 2], "text", 3])

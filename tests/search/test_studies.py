@@ -6,7 +6,8 @@ from optuna.trial import TrialState as OptunaState
 
 from search.designer import start_trials
 from search.ledger import Ledger, TrialState
-from search.studies import SAMPLERS, Studies
+from search.samplers.optuna_samplers import SAMPLERS
+from search.studies import Studies
 from trainables.record import Outcome
 
 OUTCOMES = {

@@ -11,9 +11,9 @@ from analysis.errors import AnalysisError
 from analysis.table import COLUMNS, ResponseTable, read_table, write_table
 from search.errors import KdcurveError
 from search.journal import EventKind, Journal
+from search.replay import TableWorld
 from search.simulator import simulate
 from search.table import recorded_table
-from search.worlds import TableWorld
 from trainables.record import VAL_ACCURACY, Outcome
 
 ROW = {

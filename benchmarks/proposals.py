@@ -1,0 +1,121 @@
+"""How long does each sampler think about a trial?
+
+    python benchmarks/proposals.py [--quick] [SAMPLER ...]
+
+Searches of 200 and of 3,000 trials over 28 contexts, and one of 3,000 over 500, whose trials are
+made up: a parabola over the KD weight with noise. The next proposals are timed with all
+of the trials known, each trial ending before the next is asked for. `first` is the first
+proposal of a search taken up again, which tells Optuna everything.
+
+Prints a table, and as its last line one JSON object.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from search.designer import Later, Proposal, start_trials
+from search.ledger import TrialState
+from search.samplers.table import DESIGNERS, make_designer
+from search.space import SearchSpec
+from search.specfile import parse_spec
+from search.studies import Studies
+from trainables.record import Outcome
+
+SIZES = ((28, 200), (28, 3000), (500, 3000))
+"""Contexts and trials."""
+PROPOSALS = 5
+
+
+def made_up(sampler: str, contexts: int, trials: int) -> SearchSpec:
+    """A search with room for that many trials and some more."""
+    methods = ["random", "el2n", "forgetting", "grand"]
+    count = contexts // len(methods)
+    per_context = max(5, -(-(trials + PROPOSALS + 1) // contexts))
+    return parse_spec(
+        {
+            "name": "proposals",
+            "dataset": {"name": "digits"},
+            "student": "cnn8",
+            "recipe": {"epochs": 9},
+            "contexts": {
+                "method": methods,
+                "fraction": [round(0.05 + 0.95 * i / count, 4) for i in range(count)],
+                "teacher": "cnn4",
+            },
+            "seeds": {"trials": 30},
+            "sampler": sampler,
+            "budget": {"trials_per_context": per_context},
+        }
+    )
+
+
+def measure(sampler: str, contexts: int, trials: int, folder: Path) -> tuple[float, list[float]]:
+    """Seconds to the first proposal, and of those after it."""
+    spec = made_up(sampler, contexts, trials)
+    draw = random.Random(0)
+    known: dict[str, list[TrialState]] = {}
+
+    def end(number: int, proposal: Proposal) -> None:
+        weight = proposal.values["kd_weight"]
+        score = 0.9 - 0.05 * (weight - 0.4) ** 2 + draw.gauss(0, 0.005)
+        known.setdefault(proposal.context.key, []).append(
+            TrialState(
+                number, proposal.context.key, proposal.values, proposal.seed, False,
+                scores={9: score}, outcome=Outcome.COMPLETE,
+            )
+        )  # fmt: skip
+
+    for number in range(trials):
+        context = spec.context_list[number % contexts]
+        turn = number // contexts
+        end(number, Proposal(context, {"kd_weight": draw.random()}, turn % spec.seeds.trials))
+    # The starting design is behind them: what is timed are the sampler's proposals.
+    for own in known.values():
+        for trial in own[: start_trials(spec)]:
+            trial.start_design = True
+    designer = make_designer(spec, Studies(spec, folder / "optuna.journal"))
+    times = []
+    for number in range(trials, trials + PROPOSALS + 1):
+        began = time.perf_counter()
+        proposal = designer.propose(known)
+        times.append(time.perf_counter() - began)
+        if proposal is None or isinstance(proposal, Later):
+            raise RuntimeError(f"{sampler} proposed nothing after {number} trials")
+        designer.accepted(number)
+        end(number, proposal)
+    return times[0], times[1:]
+
+
+def main() -> None:
+    """Time all samplers, or those named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("samplers", nargs="*", metavar="SAMPLER")
+    parser.add_argument("--quick", action="store_true", help="the small search alone")
+    options = parser.parse_args()
+    names = options.samplers or list(DESIGNERS)
+    table = Table("sampler", "contexts", "trials", "first (s)", "median (s)", "longest (s)")
+    figures = {}
+    for contexts, trials in SIZES[:1] if options.quick else SIZES:
+        for name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                first, times = measure(name, contexts, trials, Path(folder))
+            row = {"first": first, "median": statistics.median(times), "longest": max(times)}
+            figures[f"{name}/{contexts}/{trials}"] = {k: round(s, 4) for k, s in row.items()}
+            table.add_row(name, str(contexts), str(trials), *(f"{s:.3f}" for s in row.values()))
+    Console(width=100).print(table)
+    versions = {name: version(name) for name in ("optuna", "numpy")}
+    print(json.dumps({"seconds": figures, "n": PROPOSALS, "cpus": os.cpu_count(), **versions}))
+
+
+if __name__ == "__main__":
+    main()
