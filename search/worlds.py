@@ -1,12 +1,11 @@
 """Problems whose answers are known: what a trial would report, and which setting is best.
 
-The closed-form ridge problem here, tables of recorded runs in `search.replay`. A world holds more seeds than a
-search uses; each replication of a search draws its own from them.
+The closed-form ridge problem here, tables of recorded runs in `search.replay`. A world holds
+more seeds than a search uses; each replication of a search draws its own from them.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,23 +61,12 @@ class RidgeWorld:
     def truth(self, setting: Mapping[str, Any], kd_weights: Floats) -> Floats:
         """R² expected over the label noise, averaged over `TRUTH_SEEDS` subsets."""
         dataset = RidgeDataset.model_validate(setting["dataset"])
-        low, middle, high = _ridge_error(dataset, setting["fraction"], setting["teacher_fraction"])
-        slope, curvature = 4 * middle - 3 * low - high, 2 * (low + high) - 4 * middle
-        return 1.0 - (low + slope * kd_weights + curvature * kd_weights**2)
+        fractions = setting["fraction"], setting["teacher_fraction"]
+        return 1.0 - mean_error(dataset, *fractions, kd_weights, range(TRUTH_SEEDS))
 
     def temperatures(self, spec: SearchSpec) -> tuple[float, ...]:
         """None: they have no effect."""
         return ()
-
-
-@lru_cache(maxsize=256)
-def _ridge_error(
-    dataset: RidgeDataset, fraction: float, teacher_fraction: float
-) -> tuple[float, float, float]:
-    """The mean error at KD weights 0, ½ and 1: it is quadratic in between."""
-    ends = (0.0, 0.5, 1.0)
-    low, middle, high = mean_error(dataset, fraction, teacher_fraction, ends, range(TRUTH_SEEDS))
-    return float(low), float(middle), float(high)
 
 
 def settings(spec: SearchSpec) -> Iterator[tuple[Context, dict[str, Any]]]:

@@ -295,10 +295,11 @@ class TestRegret:
         played = simulate(spec, world, designer=fixed(0.0, 0.5, 1.0, 0.25, 0.75, 0.4))
         curve = answers(played, world, Places.at(tmp_path))
         small, large = curve.sort_values("fraction").to_dict("records")
-        # Scores are parabolas without noise: both answers are right.
-        assert small["kd_weight"] == pytest.approx(0.5)
-        assert large["kd_weight"] == pytest.approx(0.0)
-        assert (small["regret"], large["regret"]) == pytest.approx((0.0, 0.0))
+        # Scores are parabolas without noise: both answers are right, as far as the fit is exact.
+        assert small["kd_weight"] == pytest.approx(0.5, abs=0.01)
+        assert large["kd_weight"] == pytest.approx(0.0, abs=0.01)
+        # At ½ ± .01 a parabola of curvature .2 has lost .002 points, at .01 from its end too.
+        assert (small["regret"], large["regret"]) == pytest.approx((0.0, 0.0), abs=0.0021)
 
     def test_a_wrong_answer_costs_what_the_table_says(self, on_table, tmp_path):
         """Only seed 1 makes KD look good at .9; the answer follows seed 1, the truth does not."""

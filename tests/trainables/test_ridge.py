@@ -145,3 +145,10 @@ def test_a_trial_takes_about_a_millisecond():
     for seed in range(50):
         _last(_trial(seed=seed))
     assert (time.perf_counter() - start) / 50 < 0.02  # a loaded machine is forgiven a lot
+
+
+def test_the_mean_error_is_that_of_its_seeds_at_any_kd_weight():
+    weights = [0.0, 0.3, 0.8, 1.0]
+    each = [ridge.expected_error(SMALL, 0.4, 0.9, weights, seed).total for seed in range(3)]
+    found = ridge.mean_error(SMALL, 0.4, 0.9, weights, range(3))
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-12)
