@@ -297,7 +297,7 @@ def compare(setting: Setting, rounds: int, console: Console) -> dict[str, list[R
     )
     runs: dict[str, list[Run]] = {name: [] for name in ROWS}
     # In one process, what our side sets for itself would help the other as well.
-    with alone(torch.set_num_threads, 1) as plain, alone(pin_threads, 1) as ours:
+    with alone(torch.set_num_threads, 1) as plain, alone(prepare_worker) as ours:
         sides = {name: plain if name.startswith(PLAIN) else ours for name in ROWS}
         for name, side in sides.items():
             side.submit(run_row, name, small, 0).result()  # warms up
@@ -307,6 +307,12 @@ def compare(setting: Setting, rounds: int, console: Console) -> dict[str, list[R
             rates = "  ".join(f"{each[-1].samples_per_core_s:.0f}" for each in runs.values())
             console.print(f"round {seed + 1}: {rates}")
     return runs
+
+
+def prepare_worker() -> None:
+    """What every worker of a search does first."""
+    pin_threads(1)
+    memory.keep_freed()
 
 
 def alone(initializer: Callable[..., Any] | None = None, *arguments: Any) -> ProcessPoolExecutor:
@@ -447,7 +453,7 @@ def prepare_memory(config: TrialConfig, folder: Path) -> None:
 
 def measure_memory(config: TrialConfig, folder: Path) -> dict[str, int]:
     """Run a trial in this process; bytes at its peak, and of files at its end."""
-    pin_threads(1)
+    prepare_worker()
     assert isinstance(config.dataset, ImageDataset)
     datasets.load(config.dataset, folder)
     # A training begins its peak anew; what loading the data took is asked before.

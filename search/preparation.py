@@ -15,6 +15,7 @@ from search.plan import counted, shared_artifacts, stages
 from search.space import SearchSpec
 from trainables.cache import exists
 from trainables.config import Artifact
+from trainables.memory import keep_freed
 from trainables.problem import parts, prepare, prepare_part
 from trainables.threads import pin_threads
 
@@ -98,6 +99,7 @@ def _make(
 ) -> tuple[dict[str, str], float]:
     """Metadata of what was made or found in the cache, and the seconds that took."""
     pin_threads(cpus)
+    keep_freed()
     began = time.perf_counter()
     artifact = kind.model_validate(dump)
     label = artifact.label if part is None else f"{artifact.label}, part {part + 1}"

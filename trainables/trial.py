@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from trainables import cache, checkpoint
+from trainables import cache, checkpoint, memory
 from trainables.config import TrialConfig, content_key
 from trainables.engine import Metrics
 from trainables.problem import open_training
@@ -42,6 +42,7 @@ class DistillationTrial(tune.Trainable):
         Data, teacher and scores come from the cache.
         """
         pin_threads(config["cpus"])
+        memory.keep_freed()
         self._number = config["number"]
         self._objective = config["objective"]
         self._rungs = frozenset(config["rungs"])
