@@ -80,4 +80,5 @@ def count_flops(architecture: str, shape: Shape, classes: int) -> int:
     model = models.build(architecture, shape, classes, seed=0).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(1, *shape))
-    return max(1, counter.get_total_flops())
+    flops: int = counter.get_total_flops()
+    return max(1, flops)
