@@ -176,7 +176,7 @@ class TestBatchSizeInvariance:
     def test_of_el2n(self, few_digits, monkeypatch):
         of_size = []
         for size in (1, 7, 1000):
-            monkeypatch.setattr(engine, "_EVALUATION_BATCH", size)
+            monkeypatch.setitem(engine._EVALUATION_BATCH, "cpu", size)
             of_size.append(el2n.score(few_digits, "cnn4", RECIPE, 0, DEFAULT))
         torch.testing.assert_close(of_size[0], of_size[1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(of_size[0], of_size[2], rtol=1e-4, atol=1e-5)
