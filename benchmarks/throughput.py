@@ -50,7 +50,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from trainables import cache, datasets, models, problem, soft_labels, teachers
+from trainables import cache, datasets, memory, models, problem, soft_labels, teachers
 from trainables.augment import AUGMENTATIONS
 from trainables.config import (
     ImageDataset,
@@ -60,10 +60,11 @@ from trainables.config import (
     teacher_spec,
 )
 from trainables.datasets import Samples, Splits
-from trainables.engine import Cohort, Student, Training, autocast, predict_logits, train
+from trainables.engine import Cohort, Student, autocast, predict_logits
 from trainables.seeds import derive
 from trainables.soft_labels import Online, SoftLabels
 from trainables.threads import pin_threads
+from trainables.training import Training, train
 
 CPU = torch.device("cpu")
 TEACHER = "resnet20"
@@ -210,7 +211,7 @@ def cohort(
 
 def online(setting: Setting, seed: int) -> Run:
     """Ours, the teacher asked about every batch; its answers are kept for `views`."""
-    ask = Online(setting.teacher)
+    ask = Online(teachers.for_inference(setting.teacher))
 
     def remember(index: Tensor, views: Tensor, images: Tensor) -> Tensor:
         logits = ask(index, views, images)
@@ -277,6 +278,7 @@ def train_teacher(splits: Splits, val: Samples, count: int) -> nn.Module:
 
 def price_of_view(teacher: nn.Module, samples: Samples) -> float:
     """Core-seconds that a table takes for one view of one sample, median over a few."""
+    teacher = teachers.for_inference(teacher)
     images = some(samples, 1024).on(CPU)
     seconds = []
     for view in range(0, images.augmentation.views, images.augmentation.views // 4):
@@ -295,7 +297,7 @@ def compare(setting: Setting, rounds: int, console: Console) -> dict[str, list[R
     )
     runs: dict[str, list[Run]] = {name: [] for name in ROWS}
     # In one process, what our side sets for itself would help the other as well.
-    with alone(torch.set_num_threads, 1) as plain, alone(pin_threads, 1) as ours:
+    with alone(torch.set_num_threads, 1) as plain, alone(prepare_worker) as ours:
         sides = {name: plain if name.startswith(PLAIN) else ours for name in ROWS}
         for name, side in sides.items():
             side.submit(run_row, name, small, 0).result()  # warms up
@@ -305,6 +307,12 @@ def compare(setting: Setting, rounds: int, console: Console) -> dict[str, list[R
             rates = "  ".join(f"{each[-1].samples_per_core_s:.0f}" for each in runs.values())
             console.print(f"round {seed + 1}: {rates}")
     return runs
+
+
+def prepare_worker() -> None:
+    """What every worker of a search does first."""
+    pin_threads(1)
+    memory.keep_freed()
 
 
 def alone(initializer: Callable[..., Any] | None = None, *arguments: Any) -> ProcessPoolExecutor:
@@ -445,12 +453,15 @@ def prepare_memory(config: TrialConfig, folder: Path) -> None:
 
 def measure_memory(config: TrialConfig, folder: Path) -> dict[str, int]:
     """Run a trial in this process; bytes at its peak, and of files at its end."""
-    pin_threads(1)
+    prepare_worker()
+    assert isinstance(config.dataset, ImageDataset)
+    datasets.load(config.dataset, folder)
+    # A training begins its peak anew; what loading the data took is asked before.
+    loading = memory.peak_bytes(CPU)
     training = problem.open_training(config, folder)  # held, or nothing would be mapped at the end
     train(training)
+    peak = max(loading, memory.peak_bytes(CPU))
     status = Path("/proc/self/status").read_text()
-    # Unlike `ru_maxrss`, this began anew with the program: nothing of the parent is in it.
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     in_cache, of_cache = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
@@ -459,13 +470,13 @@ def measure_memory(config: TrialConfig, folder: Path) -> dict[str, int]:
             in_cache += int(line.split()[1])
     (mapped,) = map(int, re.findall(r"RssFile:\s+(\d+) kB", status))
     return {
-        "peak_bytes": 1024 * int(peak),
+        "peak_bytes": int(peak),
         "mapped_cache_bytes": 1024 * in_cache,
         "mapped_libraries_bytes": 1024 * (mapped - in_cache),
     }
 
 
-def memory(sets: list[ImageDataset], console: Console) -> list[dict[str, Any]]:
+def trial_memory(sets: list[ImageDataset], console: Console) -> list[dict[str, Any]]:
     """One trial of each student on each data set, alone in its process."""
     table = Table("", "peak (MB)", "of it, mapped cache (MB)", "mapped libraries (MB)", box=None)
     figures = []
@@ -506,7 +517,7 @@ def main() -> None:
     console = Console(width=100)
     figures: dict[str, Any]
     if options.memory:
-        figures = {"n": 1, "memory": memory(sets, console)}
+        figures = {"n": 1, "memory": trial_memory(sets, console)}
     else:
         pin_threads(1)
         compared = throughput(sets, options.quick, options.rounds, console)

@@ -4,7 +4,7 @@ from search.errors import UsageError
 from search.space import SearchSpec
 
 # What decides how trials score, or which of them are compared.
-_FIXED = ("dataset", "student", "recipe", "tune", "early_stopping", "seed")
+_FIXED = ("dataset", "student", "recipe", "tune", "early_stopping", "pruning", "seed")
 
 
 def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
@@ -42,6 +42,20 @@ def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
             for context in recorded.context_list
             if context.key not in kept
         ]
+    # Whole paths and SHA-256 sums: what was brought must still be what it was.
+    for key in ("teachers", "score_files"):
+        before, after = getattr(recorded, key), getattr(extended, key)
+        faults += [
+            f"{key}.{name}: {_short(after.get(name))} differs from the recorded {_short(old)}; "
+            "the trials would not be comparable"
+            for name, old in before.items()
+            if after.get(name) != old
+        ]
+    if (recorded.soft_labels == "fixed") != (extended.soft_labels == "fixed"):
+        faults.append(
+            f"soft_labels: {extended.soft_labels!r} differs from the recorded "
+            f"{recorded.soft_labels!r}; the trials would not be comparable"
+        )
     for key, old, new in (
         ("seeds.trials", recorded.seeds.trials, extended.seeds.trials),
         (

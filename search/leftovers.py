@@ -42,8 +42,8 @@ _CACHED = {
     "logits": What.SOFT_LABELS,
     "images": What.IMAGES,
 }
-_SEED = re.compile(r"-seed\d+$")
-"""The scores of one seed, from which those of a search are put together."""
+_PART = re.compile(r"-(seed|shard)\d+$")
+"""The scores of one seed, or some views of a table: what the whole is put together from."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def survey(places: Places | None = None, *, everything: bool = False) -> list[Le
         for user in [
             next(iter(users.values()), None)
             if what is What.IMAGES
-            else users.get(_SEED.sub("", path.stem))
+            else users.get(_PART.sub("", path.stem))
         ]
     ]
     # Of Tune's files nothing is read back, so that they matter to their own process only.

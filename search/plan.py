@@ -12,11 +12,13 @@ from search.designer import start_values
 from search.errors import UsageError
 from search.samplers.layout import layout
 from search.samplers.one_epoch import LOOK_EPOCHS
-from search.space import Context, Counted, SearchSpec
+from search.space import STEP_PASSES, Context, Counted, SearchSpec
 from trainables.config import (
+    FILE,
     Artifact,
     DatasetSpec,
     RidgeDataset,
+    ScoresFile,
     ScoresSpec,
     SoftLabelsSpec,
     TeacherFile,
@@ -24,22 +26,27 @@ from trainables.config import (
     TrialConfig,
     artifacts,
 )
-from trainables.sizes import count_kept
+from trainables.sizes import count_kept, early_epoch
 
-FORWARD_SHARE = 1 / 3
-"""Cost of a forward pass as a share of a training step, which goes forward and back."""
+_EARLY = {"el2n": 1 / STEP_PASSES, "grand": 3.5}
+"""Methods that train to an early epoch alone, and what scoring a sample then takes, in training
+steps (of grand as measured with a ResNet-20: gradients one by one are dear)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of a search. Samples are counted as often as they are trained on."""
+    """Size of a search.
+
+    Samples are counted as often as they are trained on, in training steps of the student: what a
+    larger network trains on or looks at counts for more, by the FLOPs of its forward pass.
+    """
 
     contexts: int
     trials: int
     artifacts: tuple[Artifact, ...]
     """What is made once and shared, in the order in which it is made."""
     trial_samples: int
-    """Samples that all trials together train on, if none is stopped early."""
+    """Of all trials together, if none is stopped early; teachers that are asked included."""
     artifact_samples: int
     """The same for what is shared, at most: if nothing is cached."""
 
@@ -62,11 +69,12 @@ def _plural(count: int, noun: str) -> str:
 def make_plan(spec: SearchSpec) -> Plan:
     """Count contexts, trials, shared parts and samples of a search."""
     needed = shared_artifacts(spec)
+    asks = spec.soft_label_source == "online" and not isinstance(spec.dataset, RidgeDataset)
     return Plan(
         contexts=len(spec.context_list),
         trials=spec.trials,
         artifacts=needed,
-        trial_samples=_all_trial_samples(spec),
+        trial_samples=_all_trial_samples(spec) + (round(spec.teaching.asking) if asks else 0),
         artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
     )
 
@@ -92,11 +100,17 @@ def _cost(spec: SearchSpec, artifact: Artifact) -> int:
             return 0
         case TeacherSpec():
             kept = count_kept(samples, artifact.fraction)
-            return 0 if artifact.file else _samples(spec, kept)
+            if artifact.file:
+                return 0
+            return round(spec.relative_cost(artifact.architecture) * _samples(spec, kept))
         case SoftLabelsSpec():
-            return round(FORWARD_SHARE * spec.views(artifact.all_views) * samples)
+            passes = spec.views(artifact.all_views) * samples
+            return round(spec.relative_cost(artifact.teacher.architecture) * passes / STEP_PASSES)
         case ScoresSpec():
-            return artifact.seeds * _samples(spec, samples)
+            if artifact.method not in _EARLY:
+                return artifact.seeds * _samples(spec, samples)
+            epochs = early_epoch(spec.recipe.total_epochs(samples))
+            return round(artifact.seeds * samples * (epochs + _EARLY[artifact.method]))
 
 
 def _samples(spec: SearchSpec, kept: int) -> int:
@@ -144,11 +158,11 @@ def _kinds_of_trials(spec: SearchSpec) -> list[TrialConfig]:
 def settle(spec: SearchSpec) -> SearchSpec:
     """The search with all that depends on this machine and moment written into it.
 
-    How many samples there are, what `auto` came to, and which files were brought: a recorded
-    search stays what it was.
+    How many samples there are, what networks cost, what `auto` came to, and which files were
+    brought: a recorded search stays what it was.
 
     Raises:
-        UsageError: a teacher's file cannot be read.
+        UsageError: a file of weights or scores cannot be read, or a network cannot be built.
     """
     changes: dict[str, Any] = {}
     if not isinstance(spec.dataset, RidgeDataset):
@@ -157,18 +171,33 @@ def settle(spec: SearchSpec) -> SearchSpec:
             "counted": Counted(
                 train_samples=info.train_samples, classes=info.classes, shape=info.shape
             ),
+            "forward_flops": dict(spec.flops),
             "soft_labels": spec.soft_label_source,
-            "teachers": {name: _stamped(name, file) for name, file in spec.teachers.items()},
+            "teachers": {
+                name: TeacherFile(**_stamped(f"teachers.{name}", brought.file))
+                for name, brought in spec.teachers.items()
+            },
+            "score_files": {
+                name: ScoresFile(**_stamped(f"method {name}", _scores_path(spec, name)))
+                for name in (*(spec.contexts.method or ()), *(spec.tune.method or ()))
+                if name.startswith(FILE)
+            },
         }
     fields = {name: getattr(spec, name) for name in SearchSpec.model_fields}
     return SearchSpec(**{**fields, **changes})
 
 
-def _stamped(name: str, brought: TeacherFile) -> TeacherFile:
-    path = Path(brought.file).expanduser().absolute()
+def _scores_path(spec: SearchSpec, method: str) -> str:
+    planned = spec.score_files.get(method)
+    return planned.file if planned else method.removeprefix(FILE)
+
+
+def _stamped(key: str, where: str) -> dict[str, str]:
+    """Whole path and SHA-256 of a file; a relative path starts where the search does."""
+    path = Path(where).expanduser().absolute()
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UsageError(f"teachers.{name}: cannot read {path}: {error.strerror}") from error
-    return TeacherFile(file=str(path), sha256=digest)
+        raise UsageError(f"{key}: cannot read {path}: {error.strerror}") from error
+    return {"file": str(path), "sha256": digest}

@@ -14,9 +14,9 @@ from search.places import Places
 from search.plan import counted, shared_artifacts, stages
 from search.space import SearchSpec
 from trainables.cache import exists
-from trainables.config import Artifact, ScoresSpec
-from trainables.problem import prepare
-from trainables.pruning.scores import score_seed
+from trainables.config import Artifact
+from trainables.memory import keep_freed
+from trainables.problem import parts, prepare, prepare_part
 from trainables.threads import pin_threads
 
 PROGRESS_EVERY_S = 10.0
@@ -27,8 +27,8 @@ Say = Callable[[str], None]
 def prepare_shared(spec: SearchSpec, places: Places, ledger: Ledger, say: Say) -> None:
     """Make what is shared, or find it in the cache.
 
-    In stages, since what comes later needs what comes before. The seeds of scores are tasks of
-    their own, each cached, so that an interrupted scoring goes on where it was.
+    In stages, since what comes later needs what comes before. The seeds of scores and the shards
+    of tables are tasks of their own, each cached, so that what is interrupted goes on where it was.
 
     Args:
         spec: the search.
@@ -45,13 +45,13 @@ def prepare_shared(spec: SearchSpec, places: Places, ledger: Ledger, say: Say) -
     say(f"preparing {counted(needed)}")
     board = _Board.remote()  # type: ignore[attr-defined]
     for stage in stages(needed):
-        seeds: dict[Any, Artifact] = {
+        tasks = {
             _start(spec, places, board, artifact, index): artifact
             for artifact in stage
-            if isinstance(artifact, ScoresSpec) and not exists(places.cache, artifact.key)
-            for index in range(artifact.seeds)
+            if not exists(places.cache, artifact.key)
+            for index in range(parts(artifact))
         }
-        for _ in _finished(seeds, board, say):
+        for _ in _finished(tasks, board, say):
             pass
         whole = {_start(spec, places, board, artifact): artifact for artifact in stage}
         for artifact, (metadata, seconds) in _finished(whole, board, say):
@@ -81,36 +81,36 @@ class _Board:
 
 
 def _start(
-    spec: SearchSpec, places: Places, board: Any, artifact: Artifact, seed: int | None = None
+    spec: SearchSpec, places: Places, board: Any, artifact: Artifact, part: int | None = None
 ) -> Any:
     resources = spec.resources
     task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(_make)
     dump = artifact.model_dump(mode="json")
-    return task.remote(type(artifact), dump, seed, places.cache, resources.cpu, board)
+    return task.remote(type(artifact), dump, part, places.cache, resources.cpu, board)
 
 
 def _make(
     kind: type[Artifact],
     dump: dict[str, Any],
-    seed: int | None,
+    part: int | None,
     cache: Path,
     cpus: float,
     board: Any,
 ) -> tuple[dict[str, str], float]:
     """Metadata of what was made or found in the cache, and the seconds that took."""
     pin_threads(cpus)
+    keep_freed()
     began = time.perf_counter()
     artifact = kind.model_validate(dump)
-    label = artifact.label if seed is None else f"{artifact.label}, seed {seed}"
+    label = artifact.label if part is None else f"{artifact.label}, part {part + 1}"
 
     def progress(done: int, total: int) -> None:
         board.note.remote(label, done, total)
 
-    if seed is None:
+    if part is None:
         metadata = prepare(artifact, cache, progress)
     else:
-        assert isinstance(artifact, ScoresSpec)  # noqa: S101  (nothing else has seeds here)
-        score_seed(artifact, seed, cache, progress)
+        prepare_part(artifact, part, cache, progress)
         metadata = {}
     return metadata, time.perf_counter() - began
 
@@ -123,8 +123,8 @@ def _finished(
     while waiting:
         done, _ = ray.wait(list(waiting), timeout=PROGRESS_EVERY_S)
         if not done:
-            parts = ray.get(board.read.remote()).items()
-            shown = ", ".join(f"{label} {100 * n / total:.0f}%" for label, (n, total) in parts)
+            under_way = ray.get(board.read.remote()).items()
+            shown = ", ".join(f"{label} {100 * n / total:.0f}%" for label, (n, total) in under_way)
             if shown:
                 say(f"  {shown}")
         for future in done:

@@ -122,12 +122,30 @@ def print_plan(spec: "SearchSpec") -> None:
 def _soft_labels(spec: "SearchSpec") -> str:
     """Where teachers' logits come from, and what that costs."""
     source = spec.soft_label_source
-    chosen = " (chosen for you)" if spec.soft_labels == "auto" else ""
-    if source == "online":
-        return f"online{chosen}: the teacher is asked for every batch"
-    views = spec.views(source == "views")
+    views = spec.views(source != "fixed")
     size = 2 * views * spec.info.train_samples * spec.info.classes
-    return f"{source}{chosen}: a table of {views} view{'s' * (views > 1)} a teacher, {_bytes(size)}"
+    text = (
+        f"{source}: the teacher is asked for every batch"
+        if source == "online"
+        else f"{source}: a table of {views} view{'s' * (views > 1)} a teacher, {_bytes(size)}"
+    )
+    return f"{text} ({_why(spec)})" if spec.soft_labels == "auto" else text
+
+
+def _why(spec: "SearchSpec") -> str:
+    """What `auto` weighed."""
+    from search.space import LARGEST_TABLE_BYTES  # noqa: PLC0415
+
+    teaching = spec.teaching
+    if teaching.table_bytes > LARGEST_TABLE_BYTES:
+        allowed = _bytes(LARGEST_TABLE_BYTES)
+        return f"chosen for you: a table would take {_bytes(teaching.table_bytes)}, above {allowed}"
+    table, asking = _count(teaching.table), _count(teaching.asking)
+    costs = (f"{name} costs {spec.relative_cost(name):.3g}" for name in spec.teacher_names)
+    return (
+        f"chosen for you: tables cost {table} epochs × samples, asking up to {asking}; "
+        f"{', '.join(costs)} times the student"
+    )
 
 
 def _bytes(size: float) -> str:
@@ -147,7 +165,7 @@ def _count(samples: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if samples >= size:
             return f"{samples / size:.3g} {unit}"
-    return str(samples)
+    return f"{samples:.3g}"
 
 
 def outcome_line(ledger: "Ledger") -> str:

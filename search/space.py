@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from analysis.errors import known
+from search.errors import UsageError
 from search.faults import cross_faults, nearest
 from trainables.config import (
     FILE,
@@ -33,6 +34,7 @@ from trainables.config import (
     Pruning,
     Recipe,
     RidgeDataset,
+    ScoresFile,
     Strict,
     TeacherFile,
     Temperature,
@@ -41,6 +43,7 @@ from trainables.config import (
     content_key,
     is_own,
 )
+from trainables.costs import forward_flops
 from trainables.record import OBJECTIVES, TRIAL_PARAMS
 from trainables.sizes import VIEWS, DatasetInfo, augmentation_of, count_kept, describe
 
@@ -56,6 +59,8 @@ SAMPLERS = (
     "ray-stock",
 )
 """Ways to choose trials; `search/samplers/table.py` has what is behind each name."""
+STEP_PASSES = 3
+"""A training step in forward passes: its own, and a backward pass that takes twice as long."""
 LARGEST_TABLE_BYTES = 4 * 2**30
 """Of soft labels: it is mapped into memory, and a node's trials share it."""
 TUNABLE = ("kd_weight", "temperature", "teacher_fraction", "method", "teacher")
@@ -261,6 +266,18 @@ class Context:
     """What the search file's `contexts` fixes here."""
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What teachers' logits cost all trials together, in student's training steps × samples."""
+
+    table: float
+    """Of tables of all views, made once."""
+    asking: float
+    """Of asking for every batch, at most."""
+    table_bytes: int
+    """Size of one table."""
+
+
 class SearchSpec(Strict):
     """A whole search: what to run, over what, and with what."""
 
@@ -289,6 +306,10 @@ class SearchSpec(Strict):
         default_factory=dict
     )
     """Files with the weights of teachers that are not to be trained, by architecture."""
+    score_files: dict[MethodName, ScoresFile] = Field(default_factory=dict)
+    """Where the scores of `file:` methods lie; filled in when the search is planned."""
+    forward_flops: dict[ModelName, int] | None = None
+    """Price of an image's forward pass by architecture; filled in when the search is planned."""
     counted: Counted | None = None
     """Size of a data set that is counted on disk; filled in when the search is planned."""
     checkpoint_every_s: float = Field(60.0, ge=0.0, allow_inf_nan=False)
@@ -348,6 +369,7 @@ class SearchSpec(Strict):
             pruning=self.pruning,
             soft_labels=self.soft_label_source,
             teacher_file=self.teachers.get(chosen["teacher"]),
+            scores_file=self.score_files.get(chosen["method"]),
             **chosen,
         )
 
@@ -376,23 +398,65 @@ class SearchSpec(Strict):
         return VIEWS[augmentation_of(self.dataset)]
 
     @cached_property
-    def soft_label_source(self) -> Literal["views", "online", "fixed"]:
-        """Where teachers' logits come from, once `auto` is settled.
+    def flops(self) -> Mapping[str, int]:
+        """Price of an image's forward pass, by architecture (students and teachers).
 
-        A table costs one forward pass per view and image, and 2 bytes per view, image and
-        class; asking the teacher costs one per sample that a trial is trained on.
+        Raises:
+            UsageError: a network cannot be built for these images.
         """
+        if self.forward_flops is not None:
+            return self.forward_flops
+        channels, height, width = self.info.shape
+        shape = (channels, height, width)
+        names = dict.fromkeys((self.student, *self.teacher_names))
+        try:
+            return {name: forward_flops(name, shape, self.info.classes) for name in names}
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Architectures of the teachers."""
+        return (*(self.contexts.teacher or ()), *(self.tune.teacher or ()))
+
+    def relative_cost(self, architecture: str) -> float:
+        """A training step of a network, in training steps of the student."""
+        return self.flops[architecture] / self.flops[self.student]
+
+    @cached_property
+    def teaching(self) -> "Teaching":
+        """The two ways to ask teachers, priced.
+
+        A table costs one forward pass of a teacher per view and image, and 2 bytes per view,
+        image and class; asking costs one per sample that a trial is trained on (at most: trials
+        at KD weight 0 ask nothing, and some are stopped early).
+        """
+        samples = self.info.train_samples
+        price = {name: self.relative_cost(name) / STEP_PASSES for name in self.teacher_names}
+        shares = self.contexts.teacher_fraction or self.tune.teacher_fraction or [1.0]
+        versions = self.seeds.teacher * len(shares)
+        asked = 0.0
+        for context in self.context_list:
+            # Which of several teachers a tuned trial takes is not known: it pays their mean.
+            mine = [context.values["teacher"]] if "teacher" in context.values else list(price)
+            trained = self.total_epochs(context) * self.kept_samples(context)
+            mean = sum(price[name] for name in mine) / len(mine)
+            asked += self.budget.trials_per_context * trained * mean
+        return Teaching(
+            table=sum(price.values()) * versions * self.views() * samples,
+            asking=asked,
+            table_bytes=2 * self.views() * samples * self.info.classes,
+        )
+
+    @cached_property
+    def soft_label_source(self) -> Literal["views", "online", "fixed"]:
+        """Where teachers' logits come from, once `auto` is settled."""
         if self.soft_labels != "auto":
             return self.soft_labels
-        samples = self.info.train_samples
-        teachers = max(1, len(self.contexts.teacher or ()) + len(self.tune.teacher or ()))
-        asked = sum(
-            self.budget.trials_per_context * self.total_epochs(context) * self.kept_samples(context)
-            for context in self.context_list
-        )
-        tables = teachers * self.seeds.teacher * self.views() * samples
-        fits = 2 * self.views() * samples * self.info.classes <= LARGEST_TABLE_BYTES
-        return "views" if fits and tables <= asked else "online"
+        if isinstance(self.dataset, RidgeDataset):
+            return "views"  # its closed form asks nobody
+        fits = self.teaching.table_bytes <= LARGEST_TABLE_BYTES
+        return "views" if fits and self.teaching.table <= self.teaching.asking else "online"
 
     def kept_samples(self, context: Context) -> int:
         """Training samples a student of this context sees in one epoch."""

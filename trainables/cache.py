@@ -113,14 +113,18 @@ def store(folder: Path, key: str, tensors: dict[str, Tensor], metadata: dict[str
     # In the same folder: only within one file system is the renaming atomic.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(tensors, stamped))
-            file.flush()
+        safetensors.torch.save_file(tensors, temporary, stamped)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def discard(folder: Path, key: str) -> None:
+    """Remove a cached file, if it is there; who has it mapped into memory keeps it."""
+    _path(folder, key).unlink(missing_ok=True)
 
 
 def get_or_make(

@@ -234,10 +234,19 @@ class TeacherFile(Strict):
     """Of the file's content; filled in when the search is planned."""
 
 
+class ScoresFile(Strict):
+    """Pruning scores that the user brings."""
+
+    file: str
+    """As the method names it (`file:scores.npy`); a whole path once the search is planned."""
+    sha256: str | None = None
+    """Of the file's content; filled in when the search is planned."""
+
+
 class TrialConfig(Strict):
     """One student trained once: a context, the tuned values and a seed."""
 
-    later_fields = frozenset({"pruning", "soft_labels", "teacher_file"})
+    later_fields = frozenset({"pruning", "soft_labels", "teacher_file", "scores_file"})
 
     dataset: DatasetConfig
     student: str
@@ -258,6 +267,8 @@ class TrialConfig(Strict):
     """Where the teacher's logits come from: a table of all views, the teacher itself for every
     batch, or a table of the clean images alone (cheaper, and another recipe)."""
     teacher_file: TeacherFile | None = None
+    scores_file: ScoresFile | None = None
+    """Where the scores of a `file:` method lie; None leaves that to the method's own path."""
 
 
 class DatasetSpec(Strict):

@@ -1,27 +1,22 @@
-"""The training loop, for students, teachers and scores alike: plain loops over tensors."""
+"""The training loop, for students, teachers and scores alike: plain loops over tensors.
+
+A cohort of students is trained here; `trainables.training` is the cohort of one that trials use.
+"""
 
 import contextlib
-import copy
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import calibration, record
+from trainables import calibration, memory, record
 from trainables.augment import Images
 from trainables.config import Recipe
 from trainables.datasets import Samples, generator
 from trainables.distillation import Loss, distillation_loss
-from trainables.optimisation import (
-    batch_sizes,
-    lay_out_like_parameters,
-    learning_rate,
-    make_optimizer,
-)
+from trainables.optimisation import batch_sizes, learning_rate, make_optimizer
 from trainables.seeds import derive
 from trainables.soft_labels import SoftLabels
 
@@ -31,36 +26,8 @@ Metrics = dict[str, float]
 OnBatch = Callable[[Tensor, Tensor], None]
 """Sees a batch's sample indices `[batch]` and its training logits `[batch, classes]`."""
 
-_EVALUATION_BATCH = 1024
-
-
-class Trainable(Protocol):
-    """Anything trained epoch by epoch that can be stopped and continued."""
-
-    objective: str
-    """The metric to maximise."""
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done so far."""
-        ...
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the full budget."""
-        ...
-
-    def step(self) -> Metrics:
-        """Train one epoch."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        ...
+_EVALUATION_BATCH = {"cpu": 128, "cuda": 1024}
+"""Larger ones leave a CPU's caches, and take 1.5 to 2 times as long."""
 
 
 class Diverged(ArithmeticError):  # noqa: N818  (an outcome with a name, like StopIteration)
@@ -107,10 +74,11 @@ def predict_logits(model: nn.Module, images: Images, views: Tensor | None = None
     """
     model.eval()
     device = next(model.parameters()).device
+    size = _EVALUATION_BATCH[device.type]
     with torch.inference_mode():
         parts = [
             model(images.render(index, None if views is None else views[index])).float()
-            for index in torch.split(torch.arange(len(images), device=device), _EVALUATION_BATCH)
+            for index in torch.split(torch.arange(len(images), device=device), size)
         ]
     return torch.cat(parts)
 
@@ -197,6 +165,7 @@ class Cohort:
         device: torch.device | None = None,
     ) -> None:
         self.device = device or default_device()
+        memory.reset_peak(self.device)
         self.students = list(students)
         for student in self.students:
             if student.kd_weight > 0 and soft_labels is None:
@@ -268,7 +237,7 @@ class Cohort:
             assert metrics is not None  # noqa: S101  (it would have failed)
             metrics[record.SAMPLES_PER_S] = sum(sizes) * len(trained) / trained_s
             metrics[record.SECONDS] = self.seconds
-            metrics[record.PEAK_MEMORY_BYTES] = _peak_memory_bytes(self.device)
+            metrics[record.PEAK_MEMORY_BYTES] = memory.peak_bytes(self.device)
             if self.kept_noisy is not None:
                 metrics[record.KEPT_NOISY] = self.kept_noisy
             if self.lost_classes:
@@ -356,139 +325,6 @@ class Cohort:
         return metrics | judge(student.val_logits, self.val_labels)
 
 
-class Training:
-    """One network on its way through a recipe: a cohort of one.
-
-    On a CPU, a training restored from `state_dict` continues bit for bit.
-
-    Args:
-        model: its present weights are where training starts.
-        train: as for `Cohort`, like all that follow.
-    """
-
-    objective = record.VAL_ACCURACY
-
-    def __init__(  # noqa: PLR0913  (a training has that many parts; five have defaults)
-        self,
-        model: nn.Module,
-        train: Samples,
-        val: Samples,
-        recipe: Recipe,
-        seed: int,
-        *,
-        kd_weight: float = 0.0,
-        temperature: float = 1.0,
-        soft_labels: SoftLabels | None = None,
-        on_batch: OnBatch | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self.student = Student(model, kd_weight, temperature)
-        self.cohort = Cohort(
-            [self.student],
-            train,
-            val,
-            recipe,
-            seed,
-            soft_labels=soft_labels,
-            on_batch=on_batch,
-            device=device,
-        )
-
-    @property
-    def model(self) -> nn.Module:
-        """The network, on its device."""
-        return self.student.model
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is trained."""
-        return self.cohort.device
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done so far."""
-        return self.cohort.epoch
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the full budget."""
-        return self.cohort.epochs
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps done so far."""
-        return self.cohort.steps
-
-    @property
-    def val_logits(self) -> Tensor:
-        """Logits of the validation samples as training stands, float32 `[v, classes]`."""
-        if not len(self.student.val_logits):
-            self.student.val_logits = self.cohort.evaluate(self.student)
-        return self.student.val_logits
-
-    def step(self) -> Metrics:
-        """Train one epoch and evaluate.
-
-        Returns:
-            See `Cohort.step`.
-
-        Raises:
-            Diverged: a batch's loss or a validation logit was not finite.
-            RuntimeError: the budget is used up.
-        """
-        (metrics,) = self.cohort.step()
-        if metrics is None:
-            assert self.student.failure is not None  # noqa: S101  (no metrics: it failed)
-            raise self.student.failure
-        return metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of all that training changes: tensors, numbers and containers only."""
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.student.optimizer.state_dict(),
-                "scaler": self.student.scaler.state_dict(),
-                "generator": self.cohort.generator.get_state(),
-                "epoch": self.epoch,
-                "steps": self.steps,
-                "seconds": self.cohort.seconds,
-                "last_metrics": self.student.last_metrics,
-            }
-        )
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of a training with the same arguments."""
-        self.model.load_state_dict(state["model"])
-        self.student.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        lay_out_like_parameters(self.student.optimizer)
-        self.student.val_logits = torch.empty(0)
-        self.student.scaler.load_state_dict(state["scaler"])
-        self.student.last_metrics = dict(state["last_metrics"])
-        self.cohort.generator.set_state(state["generator"].cpu())
-        self.cohort.epoch = state["epoch"]
-        self.cohort.steps = state["steps"]
-        self.cohort.seconds = state["seconds"]
-
-
-def train(training: Trainable, report: Callable[[Metrics], None] | None = None) -> Metrics:
-    """Run a training to the end of its budget.
-
-    Args:
-        training: fresh or restored, with at least one epoch to go.
-        report: receives every epoch's metrics.
-
-    Returns:
-        Metrics of the last epoch.
-    """
-    metrics: Metrics = {}
-    while training.epoch < training.epochs:
-        metrics = training.step()
-        if report is not None:
-            report(metrics)
-    return metrics
-
-
 def _default_generators(device: torch.device) -> list[torch.Generator]:
     """What layers like dropout draw from on a device; they cannot be handed a generator."""
     if device.type != "cuda":
@@ -496,9 +332,3 @@ def _default_generators(device: torch.device) -> list[torch.Generator]:
     torch.cuda.init()  # type: ignore[no-untyped-call]
     index = torch.cuda.current_device() if device.index is None else device.index
     return [torch.default_generator, torch.cuda.default_generators[index]]
-
-
-def _peak_memory_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes on Linux

@@ -36,6 +36,15 @@ def augmentation_of(config: ImageDataset) -> str:
     return _AUTO.get(config.name, "crop-flip") if auto else config.augmentation
 
 
+EARLY = 0.1
+"""Part of the training after which early scores are taken (Paul et al.: epochs 10 to 20 of 200)."""
+
+
+def early_epoch(epochs: int) -> int:
+    """The epoch of so many after which early scores are taken, at least 1."""
+    return max(1, round(EARLY * epochs))
+
+
 def count_share(samples: int, share: float) -> int:
     """Round `share * samples` half up (Python's `round` would go to the even neighbour)."""
     return math.floor(share * samples + 0.5)

@@ -1,5 +1,6 @@
 """Teachers: trained once or brought by the user, and what they say of every view."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -8,15 +9,18 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from trainables import cache, datasets, engine, models, record
-from trainables.augment import AUGMENTATIONS
 from trainables.config import ImageDataset, SoftLabelsSpec, TeacherFile, TeacherSpec
 from trainables.seeds import derive
-from trainables.sizes import count_kept
+from trainables.sizes import VIEWS, augmentation_of, count_kept
+from trainables.training import Training, train
 
 LOGITS = "logits"
 """Name of a table of soft labels in the cache."""
+VIEWS_PER_SHARD = 9
+"""Of a table that is made in parts: 81 and 162 views are whole numbers of shards."""
 
 Progress = Callable[[int, int], None]
 """Called with the parts done and their total."""
@@ -56,16 +60,14 @@ def make_teacher(
             count_kept(len(splits.labels), spec.fraction),
             datasets.generator("teacher subset", spec.seed),
         )
-        training = engine.Training(
+        training = Training(
             model,
             datasets.training_samples(splits, kept),
             validation,
             spec.recipe,
             seed,
         )
-        metrics = engine.train(
-            training, lambda _: progress and progress(training.epoch, training.epochs)
-        )
+        metrics = train(training, lambda _: progress and progress(training.epoch, training.epochs))
         model = training.model
     metadata = {
         record.VAL_ACCURACY: repr(metrics[record.VAL_ACCURACY]),
@@ -143,37 +145,116 @@ def load_teacher(spec: TeacherSpec, cache_folder: Path, device: torch.device) ->
     return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
+def for_inference(model: nn.Module) -> nn.Module:
+    """A copy that only answers: each batch norm is folded into the convolution before it.
+
+    The same logits up to rounding, sooner. A network that `torch.fx` cannot follow is only frozen.
+
+    Args:
+        model: in evaluation mode.
+    """
+    try:
+        answering = fuse(model)
+    except Exception:  # noqa: BLE001  (a user's network may do whatever it likes)
+        answering = copy.deepcopy(model)
+    return answering.requires_grad_(False)
+
+
+def shards(spec: SoftLabelsSpec) -> list[range]:
+    """The views of a table in the parts that it is made in, each by itself."""
+    assert isinstance(spec.teacher.dataset, ImageDataset)  # noqa: S101  (no other has teachers)
+    count = VIEWS[augmentation_of(spec.teacher.dataset)] if spec.all_views else 1
+    starts = range(0, count, VIEWS_PER_SHARD)
+    return [range(start, min(start + VIEWS_PER_SHARD, count)) for start in starts]
+
+
+def shard_key(spec: SoftLabelsSpec, index: int) -> str:
+    """Name of one part of a table in the cache."""
+    return f"{spec.key}-shard{index}"
+
+
+def make_shard(
+    spec: SoftLabelsSpec, index: int, cache_folder: Path, progress: Progress | None = None
+) -> Tensor:
+    """A teacher's logits of some views of every training image; they are made if not cached.
+
+    Args:
+        spec: of the table.
+        index: which of its `shards`.
+        cache_folder: where they are kept under `shard_key`, until the table is whole.
+        progress: called with the shard's views done and their total, unless it is cached.
+
+    Returns:
+        float16 `[views of the shard, n, classes]`, mapped into memory.
+    """
+    assert isinstance(spec.teacher.dataset, ImageDataset)  # noqa: S101  (no other has teachers)
+    dataset = spec.teacher.dataset
+    views = shards(spec)[index]
+
+    def make() -> cache.Entry:
+        splits = datasets.load(dataset, cache_folder)
+        device = engine.default_device()
+        model = for_inference(load_teacher(spec.teacher, cache_folder, device))
+        images = datasets.training_samples(splits).on(device)
+        part = torch.empty(len(views), len(images), splits.classes, dtype=torch.float16)
+        for row, view in enumerate(views):
+            # The one view of a table that has no others is the clean image.
+            which = torch.full((len(images),), view, device=device) if spec.all_views else None
+            part[row] = engine.predict_logits(model, images, which).half().cpu()
+            if progress is not None:
+                progress(row + 1, len(views))
+        return {LOGITS: part}, {"views": str(len(views))}
+
+    return cache.get_or_make(cache_folder, shard_key(spec, index), make, mapped=True)[0][LOGITS]
+
+
 def make_soft_labels(
     spec: SoftLabelsSpec, cache_folder: Path, progress: Progress | None = None
 ) -> cache.Entry:
     """A teacher's logits of every view of every training image, or of the clean images.
 
+    Shards that are cached are not made again, so that what was interrupted goes on.
+
+    Args:
+        spec: of the table.
+        cache_folder: holds the shards.
+        progress: called with the views done and their total.
+
     Returns:
         `LOGITS`, float16 `[views, n, classes]`; one view if not `spec.all_views`. Metadata
         `views` and `spec` (JSON).
     """
-    assert isinstance(spec.teacher.dataset, ImageDataset)  # noqa: S101  (no other has teachers)
-    splits = datasets.load(spec.teacher.dataset, cache_folder)
-    device = engine.default_device()
-    model = load_teacher(spec.teacher, cache_folder, device)
-    images = datasets.training_samples(splits).on(device)
-    count = AUGMENTATIONS[splits.augmentation].views if spec.all_views else 1
-    table = torch.empty(count, len(splits.labels), splits.classes, dtype=torch.float16)
-    for view in range(count):
-        views = torch.full((len(images),), view, device=device) if count > 1 else None
-        table[view] = engine.predict_logits(model, images, views).half().cpu()
-        if progress is not None:
-            progress(view + 1, count)
+    parts = shards(spec)
+    count = parts[-1].stop
+
+    def after(start: int) -> Progress | None:
+        return progress and (lambda done, _: progress(start + done, count))
+
+    table = torch.cat(
+        [make_shard(spec, i, cache_folder, after(views.start)) for i, views in enumerate(parts)]
+    )
     metadata = {"views": str(count), "spec": json.dumps(spec.model_dump(mode="json"))}
     return {LOGITS: table}, metadata
 
 
-def load_soft_labels(spec: SoftLabelsSpec, cache_folder: Path) -> Tensor:
-    """A table of soft labels, float16 `[views, n, classes]`, mapped into memory.
+def get_soft_labels(
+    spec: SoftLabelsSpec, cache_folder: Path, progress: Progress | None = None
+) -> cache.Entry:
+    """A whole table, mapped into memory, with its metadata; it is made if not cached.
 
-    All processes of a node share its pages. It is made if not cached.
+    All processes of a node share its pages. What it was put together from is removed.
     """
     entry = cache.get_or_make(
-        cache_folder, spec.key, lambda: make_soft_labels(spec, cache_folder), mapped=True
+        cache_folder,
+        spec.key,
+        lambda: make_soft_labels(spec, cache_folder, progress),
+        mapped=True,
     )
-    return entry[0][LOGITS]
+    for index in range(len(shards(spec))):
+        cache.discard(cache_folder, shard_key(spec, index))
+    return entry
+
+
+def load_soft_labels(spec: SoftLabelsSpec, cache_folder: Path) -> Tensor:
+    """A table of soft labels, float16 `[views, n, classes]`; see `get_soft_labels`."""
+    return get_soft_labels(spec, cache_folder)[0][LOGITS]

@@ -6,14 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Trainable
+from ray import tune
 
-from trainables import cache, checkpoint, engine
+from trainables import cache, checkpoint, memory
 from trainables.config import TrialConfig, content_key
+from trainables.engine import Metrics
 from trainables.problem import open_training
 from trainables.record import EPOCH
 from trainables.teachers import LOGITS
 from trainables.threads import pin_threads
+from trainables.training import Trainable
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ REPORT_EVERY_S = 0.5
 """Epochs shorter than this are reported together, to spare Tune's event loop."""
 
 
-class DistillationTrial(Trainable):
+class DistillationTrial(tune.Trainable):
     """One student trained once.
 
     Tune's configuration holds ``trial`` (a `TrialConfig`), ``number``, ``rungs`` (epochs
@@ -40,6 +42,7 @@ class DistillationTrial(Trainable):
         Data, teacher and scores come from the cache.
         """
         pin_threads(config["cpus"])
+        memory.keep_freed()
         self._number = config["number"]
         self._objective = config["objective"]
         self._rungs = frozenset(config["rungs"])
@@ -87,7 +90,7 @@ class DistillationTrial(Trainable):
             "checkpoint": saved,
         }
 
-    def _open(self) -> tuple[engine.Trainable, list[engine.Metrics]]:
+    def _open(self) -> tuple[Trainable, list[Metrics]]:
         """The training of the newest usable checkpoint with its reports, or a fresh one."""
         if self._folder is None:
             return open_training(self._trial, self._cache), []
@@ -113,14 +116,14 @@ class DistillationTrial(Trainable):
             checkpoint.discard_after(self._folder, epoch)
         return training, reports
 
-    def _take_up(self, training: engine.Trainable, saved: checkpoint.Checkpoint) -> None:
+    def _take_up(self, training: Trainable, saved: checkpoint.Checkpoint) -> None:
         # Only the number is in the folder's name: a search deleted and begun anew has the
         # same ones.
         if saved.state["trial"] != content_key(self._trial):
             raise ValueError("another trial wrote it")
         training.load_state_dict(saved.state["training"])
 
-    def _replay(self) -> list[engine.Metrics]:
+    def _replay(self) -> list[Metrics]:
         """What is left of the restored reports, up to the next rung.
 
         The record may have lost the newest of them, and the scheduler has to see every rung.
@@ -132,7 +135,7 @@ class DistillationTrial(Trainable):
         reports, self._to_replay = self._to_replay[:end], self._to_replay[end:]
         return reports
 
-    def _train(self) -> list[engine.Metrics]:
+    def _train(self) -> list[Metrics]:
         """Train until something is worth a report: a rung, the end, or half a second."""
         began = time.perf_counter()
         training = self._training

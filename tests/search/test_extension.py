@@ -70,6 +70,8 @@ def test_more_of_the_same_is_allowed(refusal, sections):
             "budget.trials_per_context",
             "11 is less than the recorded 12; allowed: 12 or more",
         ),
+        ({"pruning": {"keep": "easiest"}}, "pruning", "'keep': 'easiest'"),
+        ({"soft_labels": "fixed"}, "soft_labels", "'fixed' differs from the recorded 'auto'"),
         (
             {"contexts": {**CONTEXTS, "fraction": [0.1, 0.5]}},
             "contexts",
@@ -83,6 +85,22 @@ def test_what_would_make_trials_incomparable_is_refused_by_name(refusal, section
     (fault,) = faults
     assert fault.startswith(f"{key}: ")
     assert said in fault
+
+
+@pytest.mark.parametrize("section", ["teachers", "score_files"])
+def test_files_that_were_brought_must_be_what_they_were(make_spec, section):
+    name = {"teachers": "cnn4", "score_files": "file:own.npy"}[section]
+    contexts = {**CONTEXTS, "method": ["random", "file:own.npy"]}
+    before, after = (
+        make_spec(
+            **{**RECORDED, "contexts": contexts},
+            **{section: {name: {"file": "/own", "sha256": digest}}},
+        )
+        for digest in ("1a", "2b")
+    )
+    check_extension(before, before)
+    with pytest.raises(UsageError, match=rf"{section}.{name}: .*2b.* differs from .*1a"):
+        check_extension(before, after)
 
 
 def test_all_faults_are_told_together(refusal):

@@ -1,12 +1,15 @@
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 
 from search.errors import UsageError
 from search.plan import counted, make_plan, settle, shared_artifacts
 from search.samplers.layout import layout
 from search.specfile import parse_spec
 from trainables.config import ScoresSpec, SoftLabelsSpec, TeacherSpec
+from trainables.pruning import file
 
 
 def test_contexts_trials_and_samples_are_counted_by_hand(make_spec):
@@ -20,8 +23,14 @@ def test_contexts_trials_and_samples_are_counted_by_hand(make_spec):
     assert counted(plan.artifacts) == "1 teacher, 1 score, 1 table of soft labels"
     # 1293 training samples: 129 and 1164 are kept, by two methods, 5 times, for 9 epochs.
     assert plan.trial_samples == 2 * 5 * 9 * (129 + 1164)
-    # Digits have one view, so that the table costs a third of an epoch.
-    assert plan.artifact_samples == 9 * 1293 + 3 * 9 * 1293 + 1293 // 3
+    # Two convolutions and a linear layer each, in multiplications.
+    small = 64 * 9 * 4 + 16 * 9 * 4 * 8 + 32 * 10
+    large = 64 * 9 * 8 + 16 * 9 * 8 * 16 + 64 * 10
+    assert spec.flops == {"cnn8": 2 * large, "cnn4": 2 * small}
+    # Digits have one view, so that the table costs a third of a teacher's epoch. El2n looks at
+    # every sample once, after one of 9 epochs.
+    teacher, table = (round(small / large * count) for count in (9 * 1293, 1293 / 3))
+    assert plan.artifact_samples == teacher + table + round(3 * (1 + 1 / 3) * 1293)
 
 
 def test_with_fixed_iterations_every_fraction_costs_the_same(make_spec):
@@ -110,6 +119,26 @@ def test_a_table_of_soft_labels_is_chosen_where_it_costs_less_than_asking(make_s
     assert SoftLabelsSpec not in {type(each) for each in shared_artifacts(few)}
 
 
+def test_tables_and_answers_of_a_large_teacher_cost_more(make_spec):
+    """By hand: passes of the teacher, each a third of a training step of the teacher."""
+    options = {
+        "dataset": {"name": "digits", "augmentation": "crop"},
+        "contexts": {"method": "random", "fraction": [0.1, 0.9], "teacher": ["cnn4", "cnn64"]},
+        "recipe": {"epochs": 9, "batch_size": 32},
+        "seeds": {"trials": 2, "teacher": 2},
+    }
+    spec = make_spec(**options)
+    prices = [spec.relative_cost(name) / 3 for name in ("cnn4", "cnn64")]
+    assert prices[1] > 20 * prices[0]
+    assert spec.teaching.table == pytest.approx(2 * 81 * 1293 * sum(prices))
+    assert spec.teaching.asking == pytest.approx(12 * 9 * (129 + 1164) * sum(prices))
+    plans = {s: make_plan(make_spec(**options, soft_labels=s)) for s in ("views", "online")}
+    more = plans["online"].trial_samples - plans["views"].trial_samples
+    assert more == round(spec.teaching.asking)
+    more = plans["views"].artifact_samples - plans["online"].artifact_samples
+    assert more == pytest.approx(spec.teaching.table, abs=4)
+
+
 def test_what_is_settled_does_not_change_with_this_machine(make_spec, tmp_path):
     """A teacher's file is known by its content, and a settled search settles to itself."""
     weights = tmp_path / "weights.safetensors"
@@ -124,4 +153,34 @@ def test_what_is_settled_does_not_change_with_this_machine(make_spec, tmp_path):
     assert settle(spec).teachers != settled.teachers
     weights.unlink()
     with pytest.raises(UsageError, match=r"teachers.cnn4: cannot read .*weights.safetensors"):
+        settle(spec)
+
+
+def test_networks_that_cannot_be_built_are_refused_before_anything_runs(make_spec):
+    spec = make_spec(student="torchvision:no_such_model")
+    with pytest.raises(UsageError, match="no_such_model"):
+        settle(spec)
+
+
+def test_scores_that_a_user_brings_are_found_from_anywhere_and_known_by_content(
+    make_spec, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("own.npy", np.arange(1293.0))
+    method = "file:own.npy"
+    spec = make_spec(contexts={"method": [method, "random"], "fraction": 0.5, "teacher": "cnn4"})
+    settled = settle(spec)
+    assert settled.context_list == spec.context_list
+    config = settled.trial_config(settled.context_list[0], {"kd_weight": 0.0}, 0)
+    other = settled.trial_config(settled.context_list[1], {"kd_weight": 0.0}, 0)
+    assert (config.method, config.scores_file.file) == (method, str(tmp_path / "own.npy"))
+    assert other.scores_file is None
+    monkeypatch.chdir("/")
+    assert settle(settled) == settled == parse_spec(settled.model_dump(mode="json"))
+    scores = file.read_scores(config.scores_file, 1293)
+    assert torch.equal(scores, torch.arange(1293.0, dtype=torch.float64))
+    np.save(tmp_path / "own.npy", np.arange(1293.0)[::-1])
+    with pytest.raises(ValueError, match=r"own.npy: it is not the one .* planned with"):
+        file.read_scores(config.scores_file, 1293)
+    with pytest.raises(UsageError, match=r"method file:own.npy: cannot read /own.npy"):
         settle(spec)

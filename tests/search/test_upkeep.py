@@ -553,6 +553,20 @@ class TestClean:
             "tune": {path.name for path in places.tune.iterdir()},
         }
 
+    def test_parts_of_what_is_not_whole_stay_with_the_search_that_needs_them(self, storage):
+        """An interrupted search goes on from the seeds and the shards that it has."""
+        cache = storage.places.cache
+        of = {
+            name: [
+                self.add(cache / f"{keys[0]}-seed3.safetensors"),
+                self.add(cache / f"{keys[-1]}-shard12.safetensors"),
+            ]
+            for name, keys in storage.keys.items()
+        }
+        clean(storage.places)
+        assert [path.exists() for path in of["done"]] == [False, False]
+        assert all(path.exists() for path in (*of["cut"], *of["busy"]))
+
     def test_what_a_search_still_needs_stays(self, storage):
         removed = clean(storage.places)
         assert self.left(storage) == {

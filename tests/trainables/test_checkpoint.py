@@ -7,10 +7,11 @@ import os
 import pytest
 import torch
 
-from trainables import cache, checkpoint, datasets, engine, models, record
+from trainables import cache, checkpoint, datasets, models, record
 from trainables.config import Recipe, RidgeDataset, TrialConfig
 from trainables.ridge import RidgeTraining
 from trainables.soft_labels import Table
+from trainables.training import Training, train
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def _without_times(reports):
 def _training(splits, recipe, kd_weight=0.4, layout=torch.contiguous_format):
     splits = dataclasses.replace(splits, augmentation="crop-flip")
     teacher = torch.randn(162, 200, 10, generator=torch.Generator().manual_seed(0))
-    training = engine.Training(
+    training = Training(
         models.build("cnn4", splits.shape, 10, seed=1),
         datasets.training_samples(splits, torch.arange(200)),
         datasets.validation_samples(splits),
@@ -59,7 +60,7 @@ def _ridge(epochs=9):
 
 def _finish(training):
     reports = []
-    engine.train(training, reports.append)
+    train(training, reports.append)
     return reports
 
 

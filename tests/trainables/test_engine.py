@@ -14,6 +14,7 @@ from trainables import datasets, engine, models, optimisation, record
 from trainables.augment import AUGMENTATIONS
 from trainables.config import Recipe
 from trainables.soft_labels import Online, Table
+from trainables.training import Training, train
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def _options(splits, count, augmentation):
 def _training(
     splits, recipe, *, count=200, seed=1, name="cnn4", augmentation="none", model=None, **options
 ):
-    return engine.Training(
+    return Training(
         models.build(name, splits.shape, 10, seed) if model is None else model,
         _samples(splits, count, augmentation),
         datasets.validation_samples(splits),
@@ -152,7 +153,7 @@ def test_engine_does_what_a_plain_loop_does(few_digits, kd_weight, changes):
         temperature=3.0,
         on_batch=lambda batch, _: batches.append(batch),
     )
-    engine.train(training)
+    train(training)
 
     images = _samples(few_digits).on(CPU)
     soft = F.softmax(_teacher_logits(200)[0] / 3.0, dim=1)
@@ -200,7 +201,7 @@ def test_resumed_training_continues_bit_for_bit(few_digits, recipe, network):
         return training
 
     undisturbed = start()
-    expected = engine.train(undisturbed)
+    expected = train(undisturbed)
 
     first = start()
     first.step()
@@ -213,7 +214,7 @@ def test_resumed_training_continues_bit_for_bit(few_digits, recipe, network):
     second.load_state_dict(torch.load(file, weights_only=True))
     assert second.epoch == 2
     torch.rand(7)  # whatever else the process draws
-    metrics = engine.train(second)
+    metrics = train(second)
 
     assert torch.equal(_weights(undisturbed.model), _weights(second.model))
     assert torch.equal(undisturbed.val_logits, second.val_logits)
@@ -252,7 +253,7 @@ def test_trials_of_a_seed_share_weights_batches_views_and_draws_whatever_their_k
             to.append(v) or r(i, v)
         )
         torch.manual_seed(int(10 * kd_weight))
-        engine.train(training)
+        train(training)
         seen[kd_weight], views[kd_weight] = batches, torch.cat(looked_at)
     assert len(views[0.0].unique()) > 100
     for other in (0.3, 1.0):
@@ -288,7 +289,7 @@ def test_dropout_draws_anew_at_every_step_and_seed(few_digits):
     for seed in (1, 2):
         masks[seed] = []
         recipe = Recipe(epochs=2, batch_size=50)
-        engine.train(_training(few_digits, recipe, seed=seed, model=Masked(masks[seed])))
+        train(_training(few_digits, recipe, seed=seed, model=Masked(masks[seed])))
     drawn = torch.stack(masks[1] + masks[2])
     assert len(drawn) == 16
     assert len(drawn.unique(dim=0)) == 16
@@ -318,7 +319,7 @@ def test_iterations_are_exact_and_the_last_epoch_partial(few_digits, iterations,
         Recipe(iterations=iterations, batch_size=32),  # 7 batches an epoch
         on_batch=lambda batch, _: batches.append(len(batch)),
     )
-    metrics = engine.train(training)
+    metrics = train(training)
     assert len(batches) == iterations == training.steps
     assert training.epoch == training.epochs == epochs == metrics[record.EPOCH]
     with pytest.raises(RuntimeError, match="done"):
@@ -327,7 +328,7 @@ def test_iterations_are_exact_and_the_last_epoch_partial(few_digits, iterations,
 
 @pytest.mark.parametrize("count", [1, 33, 65])
 def test_awkward_sample_counts_train(few_digits, count, short_recipe):
-    metrics = engine.train(_training(few_digits, short_recipe, count=count))
+    metrics = train(_training(few_digits, short_recipe, count=count))
     assert math.isfinite(metrics[record.TRAIN_LOSS])
 
 
@@ -346,7 +347,7 @@ def test_divergence_names_epoch_step_and_last_good_metrics(few_digits):
 
 def test_absurd_learning_rate_diverges_instead_of_scoring(few_digits):
     with pytest.raises(engine.Diverged):
-        engine.train(_training(few_digits, Recipe(epochs=20, batch_size=32, lr=1e30)))
+        train(_training(few_digits, Recipe(epochs=20, batch_size=32, lr=1e30)))
 
 
 def test_divergence_in_the_very_last_step_is_no_accuracy(few_digits):
@@ -362,7 +363,7 @@ def test_divergence_in_the_very_last_step_is_no_accuracy(few_digits):
 
 def test_train_reports_every_epoch(few_digits, short_recipe):
     reported = []
-    last = engine.train(_training(few_digits, short_recipe), reported.append)
+    last = train(_training(few_digits, short_recipe), reported.append)
     assert [metrics[record.EPOCH] for metrics in reported] == [1, 2, 3, 4]
     assert reported[-1] == last
 
@@ -379,11 +380,11 @@ def test_half_precision_is_that_of_the_forward_pass_alone(few_digits, precision,
     seen = set()
     training = _training(few_digits, Recipe(epochs=6, batch_size=32, lr=0.05, precision=precision))
     training.model[0].register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
-    metrics = engine.train(training)
+    metrics = train(training)
     assert seen == {dtype}
     assert {p.dtype for p in training.model.parameters()} == {torch.float32}
     assert training.val_logits.dtype == torch.float32
-    full = engine.train(_training(few_digits, Recipe(epochs=6, batch_size=32, lr=0.05)))
+    full = train(_training(few_digits, Recipe(epochs=6, batch_size=32, lr=0.05)))
     assert metrics[record.TRAIN_LOSS] == pytest.approx(full[record.TRAIN_LOSS], rel=0.1)
     assert metrics[record.TRAIN_LOSS] != full[record.TRAIN_LOSS]
 
@@ -406,8 +407,8 @@ def test_a_compiled_network_trains_like_the_plain_one(few_digits):
         _training(few_digits, Recipe(epochs=2, batch_size=50, lr=0.05, compile=compile))
         for compile in (False, True)
     )
-    assert engine.train(compiled)[record.TRAIN_LOSS] == pytest.approx(
-        engine.train(plain)[record.TRAIN_LOSS], rel=1e-3
+    assert train(compiled)[record.TRAIN_LOSS] == pytest.approx(
+        train(plain)[record.TRAIN_LOSS], rel=1e-3
     )
     assert plain.state_dict()["model"].keys() == compiled.state_dict()["model"].keys()
 
@@ -425,7 +426,7 @@ def _solo(splits, recipe, network, kd):
         kd_weight=kd[0],
         temperature=kd[1],
     )
-    return training, engine.train(training)
+    return training, train(training)
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -515,14 +516,14 @@ def _taught(splits, recipe, soft_labels):
         temperature=4.0,
         soft_labels=soft_labels,
     )
-    engine.train(training)
+    train(training)
     return training
 
 
 def test_a_table_of_all_views_teaches_like_the_teacher_itself_and_a_fixed_one_does_not(few_digits):
     """Within the rounding of fp16: its logits are off by one part in 2048, and so are gradients."""
     teacher = _training(few_digits, Recipe(epochs=10, batch_size=32, lr=0.05), name="cnn8", seed=3)
-    engine.train(teacher)
+    train(teacher)
     images = _samples(few_digits, augmentation="crop-flip").on(CPU)
     views = torch.stack(
         [

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import engine, problem, sizes, teachers
+from trainables import problem, sizes, teachers
 from trainables.config import (
     ImageDataset,
     Recipe,
@@ -16,6 +16,7 @@ from trainables.config import (
     artifacts,
     teacher_spec,
 )
+from trainables.training import train
 
 RECIPE = Recipe(epochs=2, batch_size=64, lr=0.05)
 
@@ -56,7 +57,7 @@ def test_a_trial_of_every_kind_of_method_runs_on_prepared_artifacts(tmp_path, me
     assert training.objective == "val_accuracy"
     assert training.epochs == sizes.total_epochs(config) == 2
     assert len(training.cohort.train_labels) == sizes.kept_samples(config) == 129
-    engine.train(training)
+    train(training)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == prepared
 
 
@@ -97,7 +98,7 @@ def test_where_the_soft_labels_come_from_is_a_matter_of_cost_or_of_recipe(tmp_pa
         training = problem.open_training(
             _trial(dataset=dataset, soft_labels=source, kd_weight=1.0), tmp_path
         )
-        engine.train(training)
+        train(training)
         logits[source] = training.val_logits
     scale = logits["online"].abs().max()
     assert torch.allclose(logits["views"], logits["online"], atol=2 * float(scale) * 2**-11)
@@ -115,19 +116,19 @@ def test_online_teachers_need_no_table(tmp_path):
 
 def test_a_brought_teacher_teaches_like_the_one_it_was_copied_from(tmp_path):
     made = _trial(kd_weight=1.0)
-    expected = engine.train(problem.open_training(made, tmp_path))
+    expected = train(problem.open_training(made, tmp_path))
     shutil.copy(tmp_path / f"{teacher_spec(made).key}.safetensors", tmp_path / "mine.safetensors")
     brought = _trial(
         kd_weight=1.0,
         teacher_file=TeacherFile(file=str(tmp_path / "mine.safetensors")),
     )
-    found = engine.train(problem.open_training(brought, tmp_path))
+    found = train(problem.open_training(brought, tmp_path))
     assert found["val_loss"] == expected["val_loss"]
 
 
 def test_plain_training_needs_no_teacher(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "make_teacher", None)
-    engine.train(problem.open_training(_trial(kd_weight=0.0), tmp_path))
+    train(problem.open_training(_trial(kd_weight=0.0), tmp_path))
     assert not list(tmp_path.glob("teacher-*")) + list(tmp_path.glob("logits-*"))
 
 
@@ -148,4 +149,22 @@ def test_ridge_trials_open_through_the_same_door():
     training = problem.open_training(config, Path("unused"))
     assert training.objective == "val_r2"
     assert training.epochs == sizes.total_epochs(config) == 2
-    assert 0 < engine.train(training)["val_r2"] < 1
+    assert 0 < train(training)["val_r2"] < 1
+
+
+def test_what_has_parts_is_put_together_from_them(tmp_path):
+    """Seeds of scores and views of a table; what they were made for is then only put together."""
+    config = _trial(
+        dataset=ImageDataset(name="digits", augmentation="crop"), method="el2n", score_seeds=2
+    )
+    needed = artifacts(config)
+    assert [problem.parts(each) for each in needed] == [0, 2, 0, 9]
+    for artifact in needed:
+        for index in range(problem.parts(artifact)):
+            problem.prepare_part(artifact, index, tmp_path)
+        made = problem.parts(artifact) > 0
+        again = (lambda *_: pytest.fail("made anew")) if made else None
+        problem.prepare(artifact, tmp_path, again)
+        assert (tmp_path / f"{artifact.key}.safetensors").exists() or not problem.parts(artifact)
+    assert not list(tmp_path.glob("*-shard*"))
+    assert len(list(tmp_path.glob("*-seed*"))) == 2

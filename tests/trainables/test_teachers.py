@@ -106,6 +106,71 @@ def test_soft_labels_are_what_the_teacher_says_of_each_view(tmp_path, all_views,
         assert torch.allclose(table, online, rtol=2**-10, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["cnn4", "resnet8", "wrn-16-2", "torchvision:mobilenet_v3_small"])
+def test_a_teacher_that_only_answers_says_the_same(name):
+    """With running statistics that are not those of a fresh network, and without batch norms."""
+    model = models.build(name, (3, 32, 32), 10, 0)
+    images = torch.randn(16, 3, 32, 32)
+    model(images)
+    answering = teachers.for_inference(model.eval())
+    with torch.no_grad():
+        torch.testing.assert_close(answering(images), model(images), rtol=1e-4, atol=1e-5)
+
+    def norms(network):
+        return sum(isinstance(each, torch.nn.BatchNorm2d) for each in network.modules())
+
+    assert norms(answering) < norms(model)
+    assert not any(each.requires_grad for each in answering.parameters())
+    assert all(each.requires_grad for each in model.parameters())
+
+
+def test_a_teacher_that_cannot_be_traced_answers_as_it_is():
+    class Odd(torch.nn.Linear):
+        def forward(self, images):
+            flat = images.flatten(1)
+            return super().forward(flat if flat.sum() > 0 else -flat)
+
+    model = Odd(4, 2).eval()
+    answering = teachers.for_inference(model)
+    images = torch.randn(3, 1, 2, 2)
+    assert torch.equal(answering(images), model(images))
+    assert not any(each.requires_grad for each in answering.parameters())
+
+
+def test_a_table_made_in_shards_is_the_same_file_and_what_was_interrupted_goes_on(
+    tmp_path, monkeypatch
+):
+    """Byte for byte the logits of a table that is made as a whole."""
+    spec = SoftLabelsSpec(
+        teacher=_spec(recipe=SHORT, architecture="cnn4", augmentation="crop"), all_views=True
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert [views.start for views in teachers.shards(spec)] == list(range(0, 81, 9))
+    for index in (8, 3):
+        teachers.make_shard(spec, index, one)
+    table = one / f"{spec.key}.safetensors"
+    assert len(list(one.glob(f"{spec.key}-shard*"))) == 2
+    assert not table.exists()
+    made = []
+    predict = engine.predict_logits
+
+    def watched(model, images, views=None):
+        if views is not None:
+            made.append(int(views[0]))
+        return predict(model, images, views)
+
+    monkeypatch.setattr(engine, "predict_logits", watched)
+    teachers.load_soft_labels(spec, one)
+    assert made == [view for view in range(81) if view // 9 not in (3, 8)]
+    assert list(one.glob(f"{spec.key}-shard*")) == []
+
+    monkeypatch.setattr(teachers, "VIEWS_PER_SHARD", 81)
+    teachers.load_soft_labels(spec, two)
+    (sharded, metadata), (whole, same) = (cache.load(each, spec.key) for each in (one, two))
+    assert sharded[teachers.LOGITS].numpy().tobytes() == whole[teachers.LOGITS].numpy().tobytes()
+    assert metadata == same
+
+
 def test_the_closed_form_problem_has_no_cached_teacher(tmp_path):
     spec = TeacherSpec(
         dataset=RidgeDataset(name="ridge"), architecture="linear", recipe=RECIPE, seed=0

@@ -6,7 +6,7 @@ from torch import Tensor
 from trainables import engine
 from trainables.config import Pruning, Recipe
 from trainables.datasets import Splits
-from trainables.pruning.proxies import Progress, proxy_training, train
+from trainables.pruning.proxies import Progress, watched_training
 
 
 class MarginMeter:
@@ -27,17 +27,7 @@ class MarginMeter:
         self.presentations[batch] += 1
 
     def means(self) -> Tensor:
-        """Area under the margin, float32 `[n]`.
-
-        Raises:
-            ValueError: some samples were never presented.
-        """
-        missed = int((self.presentations == 0).sum())
-        if missed:
-            raise ValueError(
-                f"aum needs every sample once at least: the recipe ends before {missed} of the "
-                f"{len(self.total)} were seen; allowed are recipes of one epoch or more"
-            )
+        """Area under the margin, float32 `[n]`, of samples that were all presented."""
         return self.total / self.presentations
 
 
@@ -85,6 +75,5 @@ def score(
         coverage-centric selection takes margins of probabilities instead of logits.
     """
     meter = MarginMeter(splits.labels.to(engine.default_device()))
-    training = proxy_training(splits, architecture, recipe, index, on_batch=meter)
-    train(training, training.epochs, progress)
+    watched_training(splits, architecture, recipe, index, meter, progress)
     return -meter.means().cpu()

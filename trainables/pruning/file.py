@@ -1,5 +1,6 @@
 """Scores that a user brings in a file."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.config import ScoresFile
+
 INDEX, SCORE = "index", "score"
 """Names of the columns of a table of scores."""
 
 Column = np.ndarray[Any, Any]
 
 
-def read_scores(path: Path, samples: int) -> Tensor:
+def read_scores(brought: ScoresFile, samples: int) -> Tensor:
     """Read a score for every sample of the training split, validation already set aside.
 
     A `.npy` file holds an array `[n]` in the order of the split. A `.csv` or `.parquet` file
@@ -22,25 +25,35 @@ def read_scores(path: Path, samples: int) -> Tensor:
     each of 0 to n - 1 once, in any order.
 
     Args:
-        path: of the file; its suffix tells its kind.
+        brought: the file; its suffix tells its kind.
         samples: n.
 
     Returns:
         float64 `[n]`, finite, higher = harder; double, so that no two scores become one.
 
     Raises:
-        ValueError: there is no such file or it holds something else; the message says what.
+        ValueError: there is no such file, it is not the one that the search was planned with, or
+            it holds something else; the message says what.
     """
+    path = Path(brought.file)
     read = READERS.get(path.suffix.lower())
     if read is None:
         raise _fault(path, f"its suffix is {path.suffix!r}; allowed: {', '.join(READERS)}")
     if not path.is_file():
         raise _fault(path, f"there is no such file (looked for in {Path.cwd()})")
     try:
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
         columns = read(path)
     except Exception as error:
         cause = (str(error).splitlines() or [repr(error)])[0]
         raise _fault(path, f"it cannot be read: {cause}") from error
+    if brought.sha256 not in (None, found):
+        raise _fault(
+            path,
+            "it is not the one that the search was planned with: its SHA-256 is "
+            f"{found} instead of {brought.sha256}",
+        )
     names = [name for name in columns if name != INDEX]
     if len(names) != 1 and SCORE not in names:
         found = ", ".join(map(repr, columns)) or "missing"

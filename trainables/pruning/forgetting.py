@@ -6,7 +6,7 @@ from torch import Tensor
 from trainables import engine
 from trainables.config import Pruning, Recipe
 from trainables.datasets import Splits
-from trainables.pruning.proxies import Progress, proxy_training, train
+from trainables.pruning.proxies import Progress, watched_training
 
 
 class ForgettingCounter:
@@ -58,12 +58,14 @@ def score(
     Returns:
         float32 `[n]`, whole numbers, higher = harder.
 
+    Raises:
+        ValueError: the recipe's iterations are less than one epoch.
+
     Source:
         Toneva et al. 2019, algorithm 1, where events are summed over seeds and samples never
         learned rank first. DeepCore's implementation leaves them at 0 events.
     """
     counter = ForgettingCounter(splits.labels.to(engine.default_device()))
-    training = proxy_training(splits, architecture, recipe, index, on_batch=counter)
-    train(training, training.epochs, progress)
+    training = watched_training(splits, architecture, recipe, index, counter, progress)
     most = training.epochs if options.never_learned == "maximum" else 0
     return counter.counts(never_learned=most).cpu()

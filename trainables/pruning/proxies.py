@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from trainables import datasets, engine, models
+from trainables import datasets, models
 from trainables.config import Recipe
+from trainables.engine import OnBatch
 from trainables.seeds import derive
+from trainables.sizes import early_epoch
+from trainables.training import Training
 
 Progress = Callable[[int, int], None]
 """Called with the epochs done and their total."""
-
-EARLY = 0.1
-"""Part of the training after which early scores are taken (Paul et al.: epochs 10 to 20 of 200)."""
 
 
 def proxy_training(
@@ -18,8 +18,8 @@ def proxy_training(
     architecture: str,
     recipe: Recipe,
     index: int,
-    on_batch: engine.OnBatch | None = None,
-) -> engine.Training:
+    on_batch: OnBatch | None = None,
+) -> Training:
     """The untrained proxy of this index, on the whole training split.
 
     Its seeds are a stream of their own, apart from teachers' and students', and the same for
@@ -33,7 +33,7 @@ def proxy_training(
         on_batch: see `engine.Cohort`.
     """
     seed = derive("scores", index)
-    return engine.Training(
+    return Training(
         models.build(architecture, splits.shape, splits.classes, derive("weights", seed)),
         datasets.training_samples(splits),
         datasets.validation_samples(splits),
@@ -43,7 +43,41 @@ def proxy_training(
     )
 
 
-def train(training: engine.Training, epochs: int, progress: Progress | None = None) -> None:
+def watched_training(
+    splits: datasets.Splits,
+    architecture: str,
+    recipe: Recipe,
+    index: int,
+    watch: OnBatch,
+    progress: Progress | None = None,
+) -> Training:
+    """A proxy trained to the end under the eyes of `watch`, which sees every sample.
+
+    Args:
+        splits: as for `proxy_training`, like the three that follow.
+        architecture: trained for the scores.
+        recipe: of its training.
+        index: which of the seeds.
+        watch: see `engine.Cohort`.
+        progress: called with the epochs done and their total.
+
+    Raises:
+        ValueError: the recipe's iterations are less than one epoch.
+        Diverged: the proxy's loss became NaN or infinite.
+    """
+    samples = len(splits.labels)
+    if recipe.total_steps(samples) < recipe.steps_per_epoch(samples):
+        raise ValueError(
+            f"recipe.iterations: {recipe.iterations} end before all {samples} samples were seen, "
+            f"and scores of training need each once at least; allowed: "
+            f"{recipe.steps_per_epoch(samples)} or more"
+        )
+    training = proxy_training(splits, architecture, recipe, index, on_batch=watch)
+    train(training, training.epochs, progress)
+    return training
+
+
+def train(training: Training, epochs: int, progress: Progress | None = None) -> None:
     """Train up to an epoch.
 
     Raises:
@@ -55,18 +89,13 @@ def train(training: engine.Training, epochs: int, progress: Progress | None = No
             progress(training.epoch, epochs)
 
 
-def early_epoch(epochs: int) -> int:
-    """The epoch after which early scores are taken, at least 1."""
-    return max(1, round(EARLY * epochs))
-
-
 def early_proxy(
     splits: datasets.Splits,
     architecture: str,
     recipe: Recipe,
     index: int,
     progress: Progress | None = None,
-) -> engine.Training:
+) -> Training:
     """A proxy trained up to the early epoch.
 
     The epoch is one of the full recipe, whose learning-rate schedule spans all epochs, left early.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainables.config import FILE, TrialConfig, scores_spec
+from trainables.config import FILE, ScoresFile, TrialConfig, scores_spec
 from trainables.datasets import Splits, generator
 from trainables.pruning import ccs, file, random, scores
 from trainables.pruning.ranking import easiest, hardest
@@ -44,7 +44,8 @@ def _scores(config: TrialConfig, samples: int, cache_folder: Path) -> Tensor:
     if config.method == "random":
         return random.draw_scores(samples, config.seed)
     if config.method.startswith(FILE):
-        return file.read_scores(Path(config.method.removeprefix(FILE)), samples)
+        brought = config.scores_file or ScoresFile(file=config.method.removeprefix(FILE))
+        return file.read_scores(brought, samples)
     return scores.load_scores(scores_spec(config), cache_folder)
 
 

@@ -3,10 +3,15 @@ import pandas as pd
 import pytest
 import torch
 
-from trainables.pruning.file import read_scores
+from trainables.config import ScoresFile
+from trainables.pruning import file
 
 VALUES = [0.5, -1.25, 3.0, 2.0]
 SHUFFLED = [2, 0, 3, 1]
+
+
+def read_scores(path, samples):
+    return file.read_scores(ScoresFile(file=str(path)), samples)
 
 
 def _write(path, table):

@@ -13,6 +13,7 @@ from trainables.config import ImageDataset, Pruning, Recipe, ScoresSpec
 from trainables.pruning import aum, el2n, forgetting, grand, proxies, random, scores
 from trainables.pruning.methods import METHODS, find
 from trainables.seeds import derive
+from trainables.training import Training, train
 
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05)
 DEFAULT = Pruning()
@@ -112,7 +113,7 @@ class TestScoringContract:
 def _proxy(splits, index, on_batch=None):
     """A proxy's training, written out a second time from the definition of the seeds."""
     seed = derive("scores", index)
-    return engine.Training(
+    return Training(
         models.build("cnn4", splits.shape, 10, derive("weights", seed)),
         datasets.training_samples(splits),
         datasets.validation_samples(splits),
@@ -175,7 +176,7 @@ class TestBatchSizeInvariance:
     def test_of_el2n(self, few_digits, monkeypatch):
         of_size = []
         for size in (1, 7, 1000):
-            monkeypatch.setattr(engine, "_EVALUATION_BATCH", size)
+            monkeypatch.setitem(engine._EVALUATION_BATCH, "cpu", size)
             of_size.append(el2n.score(few_digits, "cnn4", RECIPE, 0, DEFAULT))
         torch.testing.assert_close(of_size[0], of_size[1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(of_size[0], of_size[2], rtol=1e-4, atol=1e-5)
@@ -228,7 +229,7 @@ def test_forgetting_agrees_with_its_definition(few_digits):
         for i, row in zip(batch.tolist(), logits.cpu(), strict=True):
             history[i].append(int(row.argmax()) == int(few_digits.labels[i]))
 
-    engine.train(_proxy(few_digits, 1, on_batch=note))
+    train(_proxy(few_digits, 1, on_batch=note))
     events = torch.zeros(200)
     for i, correct in enumerate(history):
         assert len(correct) == 4
@@ -265,7 +266,7 @@ def test_aum_agrees_with_its_definition(few_digits):
             others = [float(logit) for c, logit in enumerate(row) if c != label]
             history[i].append(float(row[label]) - max(others))
 
-    engine.train(_proxy(few_digits, 1, on_batch=note))
+    train(_proxy(few_digits, 1, on_batch=note))
     expected = torch.tensor([-sum(margins) / 4 for margins in history])
     values = aum.score(few_digits, "cnn4", RECIPE, 1, DEFAULT)
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
@@ -276,10 +277,12 @@ def test_margins_are_negative_where_another_class_wins():
     assert aum.margins(logits, torch.tensor([0, 1, 2])).tolist() == [2.0, -2.0, -5.0]
 
 
-def test_aum_needs_an_epoch_and_says_so(few_digits):
-    recipe = Recipe(iterations=3, batch_size=32)
-    with pytest.raises(ValueError, match="before 104 of the 200 were seen"):
-        aum.score(few_digits, "cnn4", recipe, 0, DEFAULT)
+@pytest.mark.parametrize("method", [aum, forgetting])
+def test_what_watches_a_training_needs_an_epoch_and_says_so(few_digits, method):
+    """Or samples that were never seen would count as never learned."""
+    recipe = Recipe(iterations=6, batch_size=32)
+    with pytest.raises(ValueError, match=r"6 end before all 200 samples .* allowed: 7 or more"):
+        method.score(few_digits, "cnn4", recipe, 0, DEFAULT)
 
 
 def test_aum_of_a_partial_last_epoch_is_a_mean_over_what_was_seen(few_digits):
