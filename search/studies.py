@@ -37,6 +37,9 @@ _STATES = {
     Outcome.TIMEOUT: OptunaState.FAIL,
 }
 _NUMBER = "kdcurve.trial"
+_SEED = "seed"
+"""Beside the number, what `samplers.optuna_curve.CurveSampler` looks for in a trial. It finds a
+context's values among its study's attributes."""
 
 
 def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
@@ -102,10 +105,15 @@ class Studies:
                 direction="maximize",
             )
             study.set_user_attr("context", context.label)
+            for name, value in context.values.items():
+                study.set_user_attr(name, value)
         for trial in known:
             if trial.values["kd_weight"] < self._spec.tune.kd_weight.low:
                 continue  # the reference at 0, outside the range that is tuned
-            if trial.number not in self._known:
+            if trial.number not in self._known and trial.outcome is not None:
+                study.add_trial(self._ended(trial, trial.outcome))  # a tenth of the writing
+                self._known.add(trial.number)
+            elif trial.number not in self._known:
                 study.enqueue_trial(dict(trial.values))
                 self.accept(study.ask(self._distributions), trial.number)
             if trial.outcome is not None and trial.number in self._open:
@@ -120,11 +128,31 @@ class Studies:
 
     def _tell(self, study: optuna.Study, trial: TrialState, outcome: Outcome) -> None:
         asked = self._open.pop(trial.number)
+        asked.set_user_attr(_SEED, trial.seed)
         for epoch, score in sorted(trial.scores.items()):
             asked.report(score, epoch)
-        value, state = None, _STATES[outcome]
-        if outcome is Outcome.COMPLETE:
-            value = trial.scores.get(trial.epoch)
-            if value is None or not math.isfinite(value):  # Optuna has no such finished trials
-                value, state = None, OptunaState.FAIL
-        study.tell(asked, value, state=state)
+        state, value = _verdict(trial, outcome)
+        study.tell(asked, value if state is OptunaState.COMPLETE else None, state=state)
+
+    def _ended(self, trial: TrialState, outcome: Outcome) -> optuna.trial.FrozenTrial:
+        """A trial that Optuna hears of when it is over, as if it had been told step by step."""
+        state, value = _verdict(trial, outcome)
+        return optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=dict(trial.values),
+            distributions=self._distributions,
+            user_attrs={_NUMBER: trial.number, _SEED: trial.seed},
+            intermediate_values=dict(sorted(trial.scores.items())),
+        )
+
+
+def _verdict(trial: TrialState, outcome: Outcome) -> tuple[OptunaState, float | None]:
+    """An ended trial's state and value in Optuna's terms.
+
+    Optuna knows no complete trial without a number; a pruned one has its last score, if it is one.
+    """
+    state, score = _STATES[outcome], trial.scores.get(trial.epoch)
+    if state is OptunaState.FAIL or (score is not None and math.isfinite(score)):
+        return state, None if state is OptunaState.FAIL else score
+    return (OptunaState.FAIL if state is OptunaState.COMPLETE else state), None
