@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 KD_WEIGHTS = np.linspace(0, 1, 11).round(2)
 REPLICATIONS = 24
 FINE = np.linspace(0, 1, 101)
-BETWEEN = np.linspace(0.1, 0.9, 9)
+BETWEEN = np.linspace(0, 1, 11)
 FRESH = 4000
 """Test samples looked at, at most."""
 SMOOTH = 4
@@ -235,12 +235,18 @@ def smoothed(context: Context, seeds: list[int]) -> tuple[float, int]:
     return float(FINE[fitted.argmax()]), mean.size * len(seeds)
 
 
-def interpolated(*anchors: float, third: bool = False) -> Strategy:
-    """The least interpolated likelihood, mean over seeds; maybe with a third run there."""
+def interpolated(*anchors: float, third: bool = False, reach: float = 0.0) -> Strategy:
+    """The least interpolated likelihood, mean over seeds; maybe with a third run there.
+
+    Args:
+        anchors: KD weights that are run.
+        third: run the optimum too, and interpolate again.
+        reach: how far beyond the anchors to extrapolate.
+    """
 
     def choose(context: Context, seeds: list[int]) -> tuple[float, int]:
-        low, high = min(anchors) - 1e-9, max(anchors) + 1e-9
-        inside = np.abs(BETWEEN - (low + high) / 2) <= (high - low) / 2
+        middle, half = (max(anchors) + min(anchors)) / 2, (max(anchors) - min(anchors)) / 2
+        inside = np.abs(BETWEEN - middle) <= half + reach + 1e-9
         known, best = anchors, 0.0
         for _ in range(2 if third else 1):
             mean = np.mean([context.between(seed, known) for seed in seeds], axis=0)
@@ -262,12 +268,13 @@ STRATEGIES: dict[str, tuple[Strategy, tuple[int, ...]]] = {
     "NLL, parabola {0, .5, 1}": (parabola("nll", -1, (0, 0.5, 1)), (1, 2, 3)),
     "NLL, parabola {.1, .5, .9}": (parabola("nll", -1, (0.1, 0.5, 0.9)), (1, 2, 3)),
     "NLL, parabola of 5": (parabola("nll", -1, (0, 0.3, 0.5, 0.7, 1)), (1, 2, 3)),
-    "logits {.1, .9}": (interpolated(0.1, 0.9), (1, 2, 3)),
-    "logits {.1, .9} + third": (interpolated(0.1, 0.9, third=True), (1, 2, 3)),
-    "logits {.1, .5, .9}": (interpolated(0.1, 0.5, 0.9), (1, 2, 3)),
+    "logits {.1, .9}, between": (interpolated(0.1, 0.9), (1, 2, 3)),
+    "logits {.1, .9}, to the ends": (interpolated(0.1, 0.9, reach=0.1), (1, 2, 3)),
+    "the same + third": (interpolated(0.1, 0.9, third=True, reach=0.1), (1, 2, 3)),
+    "logits {.1, .5, .9}, to the ends": (interpolated(0.1, 0.5, 0.9, reach=0.1), (1, 2, 3)),
     "logits {0, .5, 1}": (interpolated(0.0, 0.5, 1.0), (1, 2, 3)),
-    "logits {.5, 1}": (interpolated(0.5, 1.0), (1, 2, 3)),
-    "logits {.1, 1}": (interpolated(0.1, 1.0), (1, 2, 3)),
+    "logits {.1, 1}, to the ends": (interpolated(0.1, 1.0, reach=0.1), (1, 2, 3)),
+    "logits {.1, .5, 1}, to the ends": (interpolated(0.1, 0.5, 1.0, reach=0.1), (1, 2, 3)),
 }
 FLOOR = "accuracy, smoothed, half of the seeds"
 

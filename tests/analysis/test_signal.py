@@ -16,9 +16,7 @@ WEIGHTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 POINTS_PER_NAT = 0.2
 
 
-def _search(  # noqa: PLR0913
-    contexts=8, seeds=3, best=0.6, nll_best=0.6, noise=0.004, nll_noise=0.004, rng=0
-):
+def _search(contexts=8, seeds=3, best=0.6, nll_best=0.6, noise=0.004, nll_noise=0.004, rng=0):
     """Accuracy and likelihood of a search; their best KD weights may be planted apart."""
     rng = np.random.default_rng(rng)
     context, seed, weight = (
