@@ -24,6 +24,9 @@ MEANING = {
     NLL: "the likelihood of the validation logits after one fitted temperature",
     LOGITS: "that likelihood, with logits interpolated between runs of a common seed",
 }
+PREFERRED = (NLL,)
+"""Interpolated logits have to be asked for: they lost more than a parabola through the runs
+themselves (`benchmarks/signals.py`), since mixed logits flatter, as an ensemble's do."""
 MOST_LOST = 0.001
 """A tenth of an accuracy point: what following another signal may cost."""
 SIGNIFICANT = 1.645
@@ -89,7 +92,7 @@ def choose_signal(
     nll: ArrayLike | None = None,
     pseudo: PseudoObservations | None = None,
     *,
-    preferred: Sequence[str] = (LOGITS, NLL),
+    preferred: Sequence[str] = PREFERRED,
     metric: str = ACCURACY,
 ) -> Choice:
     """The first of the preferred signals that is there and agrees with the score, or the score.

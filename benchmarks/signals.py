@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
-from analysis.interpolation import interpolated_nll, read
+from analysis.interpolation import Reading, gap, interpolated_nll, read
 from analysis.likelihood import scaled_nll
 from trainables import datasets, models, soft_labels, teachers
 from trainables.config import ImageDataset, Recipe, SoftLabelsSpec, TrialConfig, teacher_spec
@@ -109,6 +109,11 @@ class Context:
 
     accuracy: Floats = field(init=False)
     nll: Floats = field(init=False)
+
+    def reading(self, seed: int, anchors: tuple[float, ...]) -> Reading:
+        """What analysis reads from the runs at the anchors."""
+        rows = [self.at(a) for a in anchors]
+        return read(self.logits[seed, rows], self.labels, self.kd_weight[rows])
 
     def store(self, folder: Path) -> None:
         """For `stored` to read."""
@@ -235,13 +240,16 @@ def smoothed(context: Context, seeds: list[int]) -> tuple[float, int]:
     return float(FINE[fitted.argmax()]), mean.size * len(seeds)
 
 
-def interpolated(*anchors: float, third: bool = False, reach: float = 0.0) -> Strategy:
+def interpolated(
+    *anchors: float, third: bool = False, reach: float = 0.0, mended: bool = False
+) -> Strategy:
     """The least interpolated likelihood, mean over seeds; maybe with a third run there.
 
     Args:
         anchors: KD weights that are run.
         third: run the optimum too, and interpolate again.
         reach: how far beyond the anchors to extrapolate.
+        mended: take off the bias measured by predicting the middle anchor of these seeds.
     """
 
     def choose(context: Context, seeds: list[int]) -> tuple[float, int]:
@@ -250,6 +258,14 @@ def interpolated(*anchors: float, third: bool = False, reach: float = 0.0) -> St
         known, best = anchors, 0.0
         for _ in range(2 if third else 1):
             mean = np.mean([context.between(seed, known) for seed in seeds], axis=0)
+            if mended:
+                readings = [context.reading(seed, known) for seed in seeds]
+                gaps, errors = (
+                    np.concatenate([getattr(each, name) for each in readings])
+                    for name in ("left_out_gap", "left_out_error")
+                )
+                level = float(np.mean([each.level for each in readings]))
+                mean -= level * (gaps @ errors) / (gaps @ gaps) * gap(known, BETWEEN)
             best = float(BETWEEN[inside][mean[inside].argmin()])
             nearest = float(context.kd_weight[context.at(best)])
             if not third or nearest in anchors:
@@ -272,6 +288,10 @@ STRATEGIES: dict[str, tuple[Strategy, tuple[int, ...]]] = {
     "logits {.1, .9}, to the ends": (interpolated(0.1, 0.9, reach=0.1), (1, 2, 3)),
     "the same + third": (interpolated(0.1, 0.9, third=True, reach=0.1), (1, 2, 3)),
     "logits {.1, .5, .9}, to the ends": (interpolated(0.1, 0.5, 0.9, reach=0.1), (1, 2, 3)),
+    "the same, bias taken off": (
+        interpolated(0.1, 0.5, 0.9, reach=0.1, mended=True),
+        (1, 2, 3),
+    ),
     "logits {0, .5, 1}": (interpolated(0.0, 0.5, 1.0), (1, 2, 3)),
     "logits {.1, 1}, to the ends": (interpolated(0.1, 1.0, reach=0.1), (1, 2, 3)),
     "logits {.1, .5, 1}, to the ends": (interpolated(0.1, 0.5, 1.0, reach=0.1), (1, 2, 3)),
@@ -318,10 +338,9 @@ def evaluate(contexts: list[Context]) -> list[dict[str, object]]:
 def biases(contexts: list[Context]) -> dict[str, float]:
     """Error of the likelihood predicted at 0.5 from 0.1 and 0.9, in units of the runs' mean."""
     errors = [
-        read(logits[rows], context.labels, context.kd_weight[rows]).left_out_error[0]
+        context.reading(seed, (0.1, 0.5, 0.9)).left_out_error[0]
         for context in contexts
-        for rows in [[context.at(weight) for weight in (0.1, 0.5, 0.9)]]
-        for logits in context.logits
+        for seed in range(len(context.logits))
     ]
     return {"bias": round(float(np.mean(errors)), 4), "spread": round(float(np.std(errors)), 4)}
 

@@ -96,14 +96,16 @@ def test_trials_without_likelihood_do_not_count():
     assert choose_signal(spoilt, nll).name == NLL
 
 
-def test_interpolated_logits_come_first_unless_they_mislead():
+def test_interpolated_logits_have_to_be_asked_for_and_must_not_mislead():
     score, nll = _search()
-    assert choose_signal(score, nll, _pseudo()).name == LOGITS
+    both = (LOGITS, NLL)
+    assert choose_signal(score, nll, _pseudo()).name == NLL
+    assert choose_signal(score, nll, _pseudo(), preferred=both).name == LOGITS
+    assert choose_signal(score, nll, preferred=both).name == NLL
     misleading = _pseudo()._replace(value=-2.0 * _pseudo().kd_weight)
-    choice = choose_signal(score, nll, misleading)
+    choice = choose_signal(score, nll, misleading, preferred=both)
     assert choice.name == NLL
     assert choice.agreements[LOGITS].loss > 0.005
-    assert choose_signal(score, nll, _pseudo(), preferred=(NLL,)).name == NLL
 
 
 def test_one_seed_leaves_the_loss_open_but_not_the_slope():
