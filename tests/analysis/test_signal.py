@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from analysis.interpolation import PseudoObservations
@@ -14,6 +17,7 @@ from analysis.signal import (
 
 WEIGHTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 POINTS_PER_NAT = 0.2
+TABLE = Path(__file__).parents[2] / "benchmarks" / "data" / "digits.parquet"
 
 
 def _search(contexts=8, seeds=3, best=0.6, nll_best=0.6, noise=0.004, nll_noise=0.004, rng=0):
@@ -152,3 +156,17 @@ def test_a_context_with_one_run_has_the_common_slope():
     signal = score._replace(value=-nll).take(kept)
     by_context = conversion_by_context(signal, score.value[kept])
     assert by_context[1] == conversion(signal, score.value[kept])[0]
+
+
+def test_on_recorded_digits_the_likelihood_agrees_with_accuracy():
+    """28 contexts of real students: two seeds at five KD weights each suffice to take it."""
+    table = pq.read_table(TABLE, filters=[("epoch", "=", 27), ("seed", "<", 2)]).to_pandas()
+    table = table[(4 * table.kd_weight).round(3) % 1 == 0]
+    names = ["label_noise", "method", "fraction"]
+    context = table.groupby(names, observed=True).ngroup().to_numpy()
+    score = Observed(context, *(table[n].to_numpy(float) for n in ("seed", "kd_weight", "score")))
+    choice = choose_signal(score, table.val_nll_scaled.to_numpy(float))
+    assert choice.name == NLL
+    assert choice.agreements[NLL].contexts == 28
+    assert choice.agreements[NLL].rank_correlation > 0.75
+    assert abs(choice.agreements[NLL].loss) < 0.005
