@@ -25,8 +25,9 @@ MEANING = {
     LOGITS: "that likelihood, with logits interpolated between runs of a common seed",
 }
 PREFERRED = (NLL,)
-"""Interpolated logits have to be asked for: they lost more than a parabola through the runs
-themselves (`benchmarks/signals.py`), since mixed logits flatter, as an ensemble's do."""
+"""Interpolated logits have to be asked for: where training was long enough for runs to part, they
+lost more than a parabola through the runs themselves, since mixed logits flatter as an ensemble's
+do (`benchmarks/signals.py`)."""
 MOST_LOST = 0.001
 """A tenth of an accuracy point: what following another signal may cost."""
 SIGNIFICANT = 1.645
