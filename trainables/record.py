@@ -130,6 +130,17 @@ MACHINE_METRICS = frozenset({SAMPLES_PER_S, SECONDS, PEAK_MEMORY_BYTES})
 OBJECTIVES = {"classification": VAL_ACCURACY, "ridge": VAL_R2}
 """What a search maximises, by kind of problem."""
 
+# The file of validation logits that a complete trial leaves, safetensors.
+VAL_LOGITS = "logits"
+"""Float16 `[v, classes]`."""
+VAL_LABELS = "labels"
+"""Int32 `[v]`: each file can be read by itself, at 2 / classes of the logits' size."""
+
+
+def logits_key(number: int) -> str:
+    """Name of a trial's file of logits, without the ending."""
+    return f"trial-{number}"
+
 
 def curve_metric(method: str, teacher: str) -> str:
     """Name of the parent run's metric that holds the best KD weight (step = `curve_step`)."""

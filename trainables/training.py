@@ -114,6 +114,11 @@ class Training:
             self.student.val_logits = self.cohort.evaluate(self.student)
         return self.student.val_logits
 
+    @property
+    def val_labels(self) -> Tensor:
+        """Of the same samples, int64 `[v]`."""
+        return self.cohort.val_labels
+
     def step(self) -> Metrics:
         """Train one epoch and evaluate.
 

@@ -12,8 +12,7 @@ from trainables import cache, checkpoint, memory
 from trainables.config import TrialConfig, content_key
 from trainables.engine import Metrics
 from trainables.problem import open_training
-from trainables.record import EPOCH
-from trainables.teachers import LOGITS
+from trainables.record import EPOCH, VAL_LABELS, VAL_LOGITS, logits_key
 from trainables.threads import pin_threads
 from trainables.training import Trainable
 
@@ -153,14 +152,17 @@ class DistillationTrial(tune.Trainable):
     def _save_logits(self) -> None:
         """Leave the validation logits for whoever compares trials by more than accuracy.
 
-        Float16 `[v, classes]` as ``trial-NUMBER.safetensors``; a full disk costs them alone.
+        A file as `record` describes it; a full disk costs it alone.
         """
-        logits = getattr(self._training, "val_logits", None)
-        if self._logits is None or logits is None:
-            return
-        key = f"trial-{self._number}"
+        training = self._training
+        if self._logits is None or not isinstance(training, engine.Training):
+            return  # the closed-form problem has none
+        tensors = {
+            VAL_LOGITS: training.val_logits.half().cpu().contiguous(),
+            VAL_LABELS: training.val_labels.int().cpu().contiguous(),
+        }
         try:
-            cache.store(self._logits, key, {LOGITS: logits.half().cpu().contiguous()}, {})
+            cache.store(self._logits, logits_key(self._number), tensors, {})
         except OSError as error:
             logger.warning("no validation logits of trial %d: %s", self._number, error)
 

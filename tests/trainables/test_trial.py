@@ -6,6 +6,8 @@ import pytest
 import torch
 from ray.tune.trainable import trainable as tune_trainable
 
+from analysis.likelihood import scaled_nll
+from analysis.logits import load_logits
 from trainables import checkpoint, record, trial
 from trainables.config import Recipe, RidgeDataset, TrialConfig
 
@@ -331,6 +333,28 @@ def test_reused_actor_knows_nothing_of_the_trial_before(make_config, one_epoch_a
 
     assert actor.reset(make_config(number=5))
     assert _epochs(actor.train()) == [1, 2, 3]
+
+
+def test_a_complete_trial_leaves_its_validation_logits_with_their_labels(make_config, tmp_path):
+    """What analysis reads is what the trial's last report was computed from."""
+    running = _start(make_config("digits", logits=str(tmp_path / "logits"), checkpoints=None))
+    results = _finish(running)
+    found = load_logits(tmp_path / "logits", [5])
+    assert not found.skipped
+    assert found.labels.tolist() == running._training.val_labels.tolist()
+    last = results[-1]["reports"][-1]
+    accuracy = (found.logits[0].argmax(1) == found.labels).mean()
+    assert accuracy == pytest.approx(last[record.VAL_ACCURACY])
+    nll = scaled_nll(found.logits, found.labels)[0]
+    assert nll == pytest.approx(last[record.VAL_NLL_SCALED], rel=1e-3)  # float16
+
+
+def test_a_trial_on_its_way_and_a_closed_form_one_leave_no_logits(
+    make_config, one_epoch_a_step, tmp_path
+):
+    _start(make_config("digits", logits=str(tmp_path / "logits"))).train()
+    _finish(_start(make_config("ridge", logits=str(tmp_path / "logits"), checkpoints=None)))
+    assert not (tmp_path / "logits").exists()
 
 
 def test_epochs_shorter_than_half_a_second_share_a_result(make_config, monkeypatch):
