@@ -74,6 +74,9 @@ class Answer:
     """The other tuned parameters' recommended values; those without effect are left out."""
     line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
     """KD weights `[k]` → fitted mean, low, high `[k]` (None for `grid`)."""
+    loss: Floats | None = None
+    """Draws from the posterior of what the recommended setting loses against the best one,
+    `[DRAWS]`, at least 0 (None for `grid`)."""
 
 
 Estimator = Callable[[Trials, float], Answer]
@@ -105,7 +108,8 @@ def quadratic(trials: Trials, level: float) -> Answer:
     if weights < MIN_KD_WEIGHTS:
         return Answer(f"needs {MIN_KD_WEIGHTS} KD weights with complete trials, has {weights}")
     if np.ptp(trials.score) <= 1e-12 * max(1.0, float(np.abs(trials.score).max())):
-        return Answer("all complete trials scored the same: no KD weight is better than another")
+        same = "all complete trials scored the same: no KD weight is better than another"
+        return Answer(same, loss=np.zeros(DRAWS))
     shift, slope, settings = _features(trials)
     mean_terms = _terms(trials.kd_weight, shift.rows, slope.rows)
     seeds = _seed_terms(trials.seed)
@@ -155,6 +159,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
         gain=estimate(there - without),
         others=_with_effect(settings[chosen], best),
         line=line,
+        loss=np.maximum(heights.max(axis=1) - draws @ there, 0.0),  # rounding may leave -1e-17
     )
 
 

@@ -62,7 +62,12 @@ class Slot:
 
 def seeds_used(spec: SearchSpec) -> int:
     """Seeds that the budget has room for: each gets a starting design of its own."""
-    return min(spec.seeds.trials, max(1, spec.budget.trials_per_context // 4))
+    per_context = spec.budget.trials_per_context
+    return (
+        spec.seeds.trials
+        if per_context is None
+        else min(spec.seeds.trials, max(1, per_context // 4))
+    )
 
 
 def start_trials(spec: SearchSpec) -> int:
@@ -98,7 +103,8 @@ def next_slot(spec: SearchSpec, known: Known) -> Slot | None:
     """
     context = min(spec.context_list, key=lambda c: len(known.get(c.key, ())))
     trials = known.get(context.key, ())
-    if len(trials) >= spec.budget.trials_per_context:
+    per_context = spec.budget.trials_per_context
+    if per_context is not None and len(trials) >= per_context:
         return None
     # Counted, not read off the index: a search that was extended by further seeds owes them
     # a start of their own, after trials that the sampler chose.

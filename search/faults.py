@@ -25,6 +25,7 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
 def cross_faults(parts: Parts) -> Iterator[str]:
     """Faults between parts of a search file that are valid each by itself."""
     yield from _one_place_each(parts)
+    yield from _gpus_to_count(parts)
     if parts.get("dataset") is None:
         return
     yield from _models_that_fit(parts)
@@ -48,6 +49,18 @@ def _one_place_each(parts: Parts) -> Iterator[str]:
             yield f"{key}: stands under contexts and under tune; it may stand under one of them"
         if not fixed and not tuned and key in ("method", "teacher"):
             yield f"contexts.{key}: missing; name at least one, here or under tune.{key}"
+
+
+def _gpus_to_count(parts: Parts) -> Iterator[str]:
+    budget, resources = parts.get("budget"), parts.get("resources")
+    if not budget or not resources or resources.gpu > 0:
+        return
+    for key in ("gpu_hours", "money"):
+        if (limit := getattr(budget, key)) is not None:
+            yield (
+                f"budget.{key}: {limit:g} is never reached, since resources.gpu is 0; set "
+                "resources.gpu, or limit wall_time_s or epoch_samples instead"
+            )
 
 
 def _models_that_fit(parts: Parts) -> Iterator[str]:
@@ -98,7 +111,7 @@ def _grace_within_budget(parts: Parts, samples: int) -> Iterator[str]:
         recipe.total_epochs(count_kept(samples, fraction))
         for fraction in parts["contexts"].fraction
     )
-    if (stopping.grace_epochs or 0) > smallest:
+    if isinstance(stopping.grace_epochs, int) and stopping.grace_epochs > smallest:
         yield (
             f"early_stopping.grace_epochs: {stopping.grace_epochs} is more than the budget of a "
             f"trial; allowed: 1 to {smallest}"

@@ -33,11 +33,12 @@ class Plan:
     """Size of a search. Samples are counted as often as they are trained on."""
 
     contexts: int
-    trials: int
+    trials: int | None
+    """None if the budget does not limit their number."""
     artifacts: tuple[Artifact, ...]
     """What is made once and shared, in the order in which it is made."""
-    trial_samples: int
-    """Samples that all trials together train on, if none is stopped early."""
+    trial_samples: float | None
+    """Samples that all trials together train on, if none is stopped early; None: no limit."""
     artifact_samples: int
     """The same for what is shared, at most: if nothing is cached."""
 
@@ -59,16 +60,17 @@ def _plural(count: int, noun: str) -> str:
 
 def make_plan(spec: SearchSpec) -> Plan:
     """Count contexts, trials, shared parts and samples of a search."""
-    per_context = spec.budget.trials_per_context
+    budget = spec.budget
+    limits: list[float] = [] if budget.epoch_samples is None else [budget.epoch_samples]
+    if budget.trials_per_context is not None:
+        once = sum(_samples(spec, spec.kept_samples(context)) for context in spec.context_list)
+        limits.append(budget.trials_per_context * once)
     needed = shared_artifacts(spec)
     return Plan(
         contexts=len(spec.context_list),
         trials=spec.trials,
         artifacts=needed,
-        trial_samples=sum(
-            per_context * _samples(spec, spec.kept_samples(context))
-            for context in spec.context_list
-        ),
+        trial_samples=min(limits, default=None),
         artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
     )
 

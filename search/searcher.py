@@ -8,10 +8,11 @@ from typing import Any, cast
 from ray.tune.search import Searcher
 
 from search.designer import Designer, Known, Proposal
+from search.early import measured_grace
 from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger, TrialState
-from search.space import SearchSpec
+from search.space import AUTO, SearchSpec
 from search.unpickled import Unpickled
 
 PATIENCE_S = 0.02
@@ -64,6 +65,8 @@ class CurveSearcher(Unpickled, Searcher):
             proposal = self._take()
             if proposal is None:
                 return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
+            if not proposal.start_design:
+                self._measure_grace()
             trial = self._record(proposal)
         self.numbers[trial_id] = trial.number
         context = self._contexts[trial.context]
@@ -71,7 +74,7 @@ class CurveSearcher(Unpickled, Searcher):
         return {
             "number": trial.number,
             "trial": config.model_dump(mode="json"),
-            "rungs": self._spec.rungs(context),
+            "rungs": self._spec.rungs(context, self._ledger.grace_share),
         }
 
     def _ready(self) -> bool:
@@ -88,12 +91,21 @@ class CurveSearcher(Unpickled, Searcher):
         thought, self._thought = self._thought, None
         try:
             return thought.result()
+        except KdcurveError:
+            raise  # it says itself what is wrong
         except Exception as error:
             raise KdcurveError(
                 f"sampler {self._spec.sampler!r} failed to propose trial "
                 f"{len(self._ledger.trials)}: {type(error).__name__}: {error}; nothing recorded is "
                 "lost, and kdcurve resume NAME --file F goes on, with another sampler too"
             ) from error
+
+    def _measure_grace(self) -> None:
+        """See where the first rung stands, once that can be measured and is to be."""
+        if self._spec.early_stopping.grace_epochs != AUTO or self._ledger.grace is not None:
+            return
+        if (grace := measured_grace(self._spec, self._ledger.by_context)) is not None:
+            self._ledger.record(EventKind.GRACE, None, **grace)
 
     def _record(self, proposal: Proposal) -> TrialState:
         number = len(self._ledger.trials)

@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from analysis.errors import known
+from search.budget import USUAL_TRIALS, Budget
 from search.faults import cross_faults, nearest
 from trainables.config import (
     FILE,
@@ -193,22 +194,36 @@ class Seeds(Strict):
     """Seeds that pruning scores are averaged over."""
 
 
+AUTO: Literal["auto"] = "auto"
+DEFAULT_GRACE = 1 / 3
+"""Share of the budget before the first rung, where nothing else is said."""
+
+
+def _grace(value: object) -> object:
+    if value is None or value == AUTO or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("allowed: an epoch from 1 on, or auto")
+
+
 class EarlyStopping(Strict):
     """When a trial is given up before its full budget."""
 
-    name: Literal["asha", "none"] = "asha"
-    """`asha`: asynchronous successive halving with rungs per context; `none`: never."""
+    name: Literal["asha", "median", "none"] = "asha"
+    """`asha`: asynchronous successive halving; `median`: a trial goes on while its best score is
+    not below the median of the others' mean scores so far; both with rungs per context and
+    seed. `none`: never."""
     reduction_factor: float = Field(3.0, gt=1.0, allow_inf_nan=False)
-    """The best 1/reduction_factor of a rung go on."""
-    grace_epochs: int | None = Field(None, ge=1)
-    """Epochs before the first rung (default: a third of the budget)."""
+    """`asha`: the best 1/reduction_factor of a rung go on. Each rung stands at that multiple of the
+    one before."""
+    grace_epochs: Annotated[int | Literal["auto"] | None, BeforeValidator(_grace)] = None
+    """Epochs before the first rung (default: a third of the budget). `auto`: from where on the
+    starting design's full-length trials rank KD weights like their end, as a share of the
+    budget."""
 
-
-class Budget(Strict):
-    """How much a search may spend."""
-
-    trials_per_context: int = Field(12, ge=5)
-    """At least 5: KD weights 0, ½ and 1, and two more for a curve with intervals."""
+    @property
+    def bar(self) -> float:
+        """The quantile of the others' scores below which a trial is stopped, in [0, 1]."""
+        return 1 - 1 / self.reduction_factor if self.name == "asha" else 0.5
 
 
 class Resources(Strict):
@@ -303,9 +318,10 @@ class SearchSpec(Strict):
         return OBJECTIVES["ridge" if isinstance(self.dataset, RidgeDataset) else "classification"]
 
     @property
-    def trials(self) -> int:
-        """Trials that the budget allows in all."""
-        return len(self.context_list) * self.budget.trials_per_context
+    def trials(self) -> int | None:
+        """Trials that the budget allows in all, None if it does not limit their number."""
+        per_context = self.budget.trials_per_context
+        return None if per_context is None else len(self.context_list) * per_context
 
     def trial_config(self, context: Context, values: Mapping[str, Any], seed: int) -> TrialConfig:
         """The full configuration of one trial of this search."""
@@ -352,16 +368,21 @@ class SearchSpec(Strict):
         """Where teachers' logits come from, once `auto` is settled.
 
         A table costs one forward pass per view and image, and 2 bytes per view, image and
-        class; asking the teacher costs one per sample that a trial is trained on.
+        class; asking the teacher costs one per sample that a trial is trained on. A budget
+        without `trials_per_context` is taken for one of the usual size, or its `epoch_samples`.
         """
         if self.soft_labels != "auto":
             return self.soft_labels
         samples = self.info.train_samples
         teachers = max(1, len(self.contexts.teacher or ()) + len(self.tune.teacher or ()))
-        asked = sum(
-            self.budget.trials_per_context * self.total_epochs(context) * self.kept_samples(context)
+        trials = self.budget.trials_per_context or USUAL_TRIALS
+        asked: float = sum(
+            trials * self.total_epochs(context) * self.kept_samples(context)
             for context in self.context_list
         )
+        if (allowed := self.budget.epoch_samples) is not None:
+            whole = self.budget.trials_per_context is not None
+            asked = min(asked, allowed) if whole else allowed
         tables = teachers * self.seeds.teacher * self.views() * samples
         fits = 2 * self.views() * samples * self.info.classes <= LARGEST_TABLE_BYTES
         return "views" if fits and tables <= asked else "online"
@@ -374,16 +395,29 @@ class SearchSpec(Strict):
         """A trial's full budget in this context, in epochs."""
         return self.recipe.total_epochs(self.kept_samples(context))
 
-    def rungs(self, context: Context) -> tuple[int, ...]:
-        """Epochs at which trials of this context are compared, ascending."""
-        if self.early_stopping.name == "none":
-            return ()
+    def rungs(self, context: Context, measured: float | None = None) -> tuple[int, ...]:
+        """Epochs at which trials of this context are compared, ascending.
+
+        Args:
+            context: of the trials.
+            measured: what `grace_epochs: auto` came to, as a share of the budget; None as long
+                as it is not known, when nothing is compared.
+        """
+        stopping = self.early_stopping
         total = self.total_epochs(context)
-        epoch: float = self.early_stopping.grace_epochs or math.ceil(total / 3)
+        if stopping.name == "none" or (stopping.grace_epochs == AUTO and measured is None):
+            return ()
+        epoch: float
+        if isinstance(stopping.grace_epochs, int):
+            epoch = stopping.grace_epochs
+        elif measured is not None and stopping.grace_epochs == AUTO:
+            epoch = max(1, math.ceil(measured * total - 1e-9))  # k/n of n epochs is k
+        else:
+            epoch = math.ceil(total / 3)
         rungs = []
         while math.ceil(epoch) < total:
             rungs.append(math.ceil(epoch))
-            epoch *= self.early_stopping.reduction_factor
+            epoch *= stopping.reduction_factor
         return tuple(dict.fromkeys(rungs))  # a factor near 1 meets an epoch more than once
 
 

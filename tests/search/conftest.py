@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -47,17 +48,21 @@ class Rehearsal:
         # Here, since Ray takes two seconds to import and few tests need it.
         from search.recorder import Recorder
         from search.samplers.table import make_designer
-        from search.scheduler import ContextAsha, InOrder
+        from search.scheduler import ContextRungs, InOrder
         from search.searcher import CurveSearcher
+        from search.stopping import Bounded, Losses
 
         self.spec, self.ledger, self.score = spec, ledger, score
         self.objective = spec.objective
         studies = Studies(spec, folder / "optuna.journal")
-        self.searcher = CurveSearcher(spec, ledger, make_designer(spec, studies), patience_s=None)
+        designer = Bounded(
+            make_designer(spec, studies), spec, lambda: ledger.active_at(time.time()), Losses(spec)
+        )
+        self.searcher = CurveSearcher(spec, ledger, designer, patience_s=None)
         self.scheduler = (
             InOrder()
             if spec.early_stopping.name == "none"
-            else ContextAsha(spec, ledger, self.objective)
+            else ContextRungs(spec, ledger, self.objective)
         )
         totals = {c.key: spec.total_epochs(c) for c in spec.context_list}
         self.recorder = Recorder(ledger, totals)
