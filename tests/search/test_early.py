@@ -53,7 +53,6 @@ def test_the_first_rung_stands_where_ranks_have_settled(searched, journal, settl
     assert ledger.grace_share == decided.data["share"]
     rungs = {event.data["epoch"] for event in events(journal, spec, EventKind.RUNG)}
     assert min(rungs) == settled
-    assert ledger.outcomes()[Outcome.STOPPED_EARLY] > 0
     first = min(event.number for event in events(journal, spec, EventKind.RUNG))
     assert first > decided.number, "nothing is compared before it is decided"
 
@@ -120,9 +119,9 @@ def test_a_search_taken_up_again_goes_on_as_the_undisturbed_one(
     assert whole.grace["groups"] == 12
     parts = spec.model_copy(update={"name": "parts"})
     plan(journal, parts)
-    for _ in range(16):
+    for _ in range(4):
         life = Ledger(journal, parts.name)
-        rehearsal(parts, life, tmp_path / "parts", turning(4)).run(trials=5, cut_at=5)
+        rehearsal(parts, life, tmp_path / "parts", turning(4)).run(trials=20, cut_at=5)
     rehearsal(parts, Ledger(journal, parts.name), tmp_path / "parts", turning(4)).run()
     again = Ledger(journal, parts.name)
     assert again.grace == whole.grace
