@@ -86,6 +86,9 @@ class Answer:
     """The other tuned parameters' recommended values; those without effect are left out."""
     line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
     """KD weights `[k]` → fitted mean, low, high `[k]` (None for `grid`)."""
+    loss: Floats | None = None
+    """Draws from the posterior of what the recommended setting loses against the best one,
+    `[DRAWS]`, at least 0 (None for `grid`)."""
 
 
 Estimator = Callable[[Sequence[Trials], float], list[Answer]]
@@ -99,9 +102,16 @@ def lacking(trials: Trials) -> str | None:
         return "no complete trial"
     if weights < MIN_KD_WEIGHTS:
         return f"needs {MIN_KD_WEIGHTS} KD weights with complete trials, has {weights}"
-    if np.ptp(trials.score) <= 1e-12 * max(1.0, float(np.abs(trials.score).max())):
+    if _constant(trials):
         return "all complete trials scored the same: no KD weight is better than another"
     return None
+
+
+def _constant(trials: Trials) -> bool:
+    """Whether three KD weights or more were run, and all scored the same."""
+    enough = len(np.unique(trials.kd_weight)) >= MIN_KD_WEIGHTS
+    tiny = 1e-12 * max(1.0, float(np.abs(trials.score).max(initial=0.0)))
+    return enough and float(np.ptp(trials.score)) <= tiny
 
 
 def quadratic(trials: Trials, level: float) -> Answer:
@@ -127,7 +137,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
         level: probability inside an interval, in (0, 1).
     """
     if (reason := lacking(trials)) is not None:
-        return Answer(reason)
+        return Answer(reason, loss=np.zeros(DRAWS) if _constant(trials) else None)
     shift, slope, settings = _features(trials)
     mean_terms = _terms(trials.kd_weight, shift.rows, slope.rows)
     seeds = _seed_terms(trials.seed)
@@ -169,6 +179,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
         return at(kd_weight) @ center, low, high
 
     there, without, alone = at(np.array([best, 0.0, 1.0]))
+    lost = np.maximum(highest - draws @ there, 0.0)  # rounding may leave -1e-17
     low, high = np.quantile(sampled, tails)
     return Answer(
         # A flat or upward parabola's maximum jumps between the ends: keep the point inside.
@@ -178,9 +189,10 @@ def quadratic(trials: Trials, level: float) -> Answer:
         gain=estimate(there - without),
         gain_over_1=estimate(there - alone),
         flat=_flat(at(weights := np.linspace(*bounds, 1001)) @ center, weights),
-        expected_loss=float(np.maximum(highest - draws @ there, 0.0).mean()),
+        expected_loss=float(lost.mean()),
         others=with_effect(settings[chosen], best),
         line=line,
+        loss=lost,
     )
 
 

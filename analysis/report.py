@@ -92,6 +92,8 @@ def write_report(
     text = environment.from_string(template).render(
         search=curve.attrs["search"],
         state=curve.attrs["state"] or "unknown",
+        ended_by=curve.attrs.get("ended_by"),
+        early_stopping=curve.attrs.get("early_stopping"),
         objective=score_title(curve.attrs["objective"]),
         level=f"{100 * curve.attrs['level']:.0f}%",
         estimator=curve.attrs["estimator"],

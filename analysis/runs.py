@@ -41,8 +41,10 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         `start_design`, every name of `record.TRIAL_PARAMS`, `epoch` (last one reported),
         `score` (the objective's last value), `seconds` (of training), `start_time`,
         `end_time` (UTC). `attrs` holds `search`, `objective`, `tuned` (names),
-        `kd_weight_range` (lowest and highest tuned; 0 is run besides), `state`, `parent_run_id`
-        and `tracking_uri` (without its password).
+        `kd_weight_range` (lowest and highest tuned; 0 is run besides), `state`, `ended_by` (the
+        criterion that ended the search, in words, or None), `early_stopping` (what that did, in
+        words, or None), `parent_run_id` and `tracking_uri`
+        (without its password).
 
     Raises:
         AnalysisError: the store does not answer or does not exist, there is no such search,
@@ -70,12 +72,16 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
     parent = max(parents, key=lambda run: run.info.start_time)
     objective = parent.data.tags.get(record.TAG_OBJECTIVE, record.VAL_ACCURACY)
     frame = tidy([_row(run, objective) for run in trials])
+    state = parent.data.tags.get(record.TAG_STATE)
+    complete = state == record.SearchState.COMPLETE  # else it is the reason of an earlier halt
     frame.attrs = {
         "search": name,
         "objective": objective,
         "tuned": tuple(filter(None, parent.data.tags.get(record.TAG_TUNED, "").split(","))),
         "kd_weight_range": _range(parent.data.tags.get(record.TAG_KD_WEIGHT_RANGE, "0,1")),
-        "state": parent.data.tags.get(record.TAG_STATE),
+        "state": state,
+        "early_stopping": parent.data.tags.get(record.TAG_EARLY_STOPPING),
+        "ended_by": parent.data.tags.get(record.TAG_REASON) if complete else None,
         "parent_run_id": parent.info.run_id,
         "tracking_uri": where,
     }

@@ -42,8 +42,9 @@ from analysis.table import ResponseTable, read_table, write_table
 from search.designer import Known, Proposal
 from search.ledger import TrialState
 from search.replay import TableWorld
+from search.samplers.planned import fixed_trials
 from search.samplers.table import DESIGNERS
-from search.scheduler import ContextAsha
+from search.scheduler import ContextRungs
 from search.simulator import MakeDesigner, Simulated, simulate, sweep_samples
 from search.space import SearchSpec
 from search.specfile import parse_spec
@@ -147,7 +148,7 @@ class Turns:
         """The next trial of the context with the fewest."""
         context = min(self._spec.context_list, key=lambda c: len(known.get(c.key, ())))
         trials = list(known.get(context.key, ()))
-        if len(trials) >= self._spec.budget.trials_per_context:
+        if len(trials) >= fixed_trials(self._spec):
             return None
         weight, seed = self._choose(context.key, trials)
         return Proposal(context, {"kd_weight": weight}, seed)
@@ -195,7 +196,7 @@ def stock_tpe(spec: SearchSpec, _: Studies) -> Turns:
     return Turns(spec, StockTpe(spec))
 
 
-class StockAsha(ContextAsha):
+class StockAsha(ContextRungs):
     """ASHA per context over all seeds alike."""
 
     def _among(self, state: TrialState) -> AsyncHyperBandScheduler:
@@ -214,7 +215,7 @@ class Strategy:
     """Parts of the search file that differ: early stopping is off, a trial has `SEEDS` seeds."""
     sweeps: float = 33
     """Compute that it may spend; answers are not asked for beyond."""
-    scheduler: type[ContextAsha] | None = None
+    scheduler: type[ContextRungs] | None = None
     replications: int = 30
 
 

@@ -137,6 +137,10 @@ def _follow(
     if answers is not None:
         print_answers(answers.curve)
     out.print(outcome_line(result.ledger))
+    if result.ledger.reason is not None:
+        out.print(f"Ended by its budget: {result.ledger.reason}.", markup=False, soft_wrap=True)
+    if result.ledger.early_stopping is not None:
+        out.print(f"Early stopping: {result.ledger.early_stopping}.", markup=False, soft_wrap=True)
     _print_failures(result.ledger)
     if result.undelivered:
         out.print(
@@ -176,6 +180,8 @@ def status(name: Name, places: Places, verbose: bool) -> None:
     stands = standing(journal, name)
     out.print(f"{name}: {_state(journal, name, stands)}", markup=False, soft_wrap=True)
     out.print(progress_line(ledger.spec, ledger, ledger.active_s), markup=False, soft_wrap=True)
+    if stands.state is SearchState.COMPLETE and ledger.reason is not None:
+        out.print(f"Ended by its budget: {ledger.reason}.", markup=False, soft_wrap=True)
     _print_failures(ledger)
     if stands.resumable:
         go_on = next_command("resume", name, places)
@@ -211,10 +217,11 @@ def list_(places: Places, verbose: bool) -> None:
     for name in names:
         started = datetime.fromtimestamp(journal.milestones(name)[0].time).astimezone()
         ended = journal.count(name, EventKind.ENDED)
+        trials = recorded_spec(journal, name).trials
         table.add_row(
             name,
             _state(journal, name, standing(journal, name)),
-            f"{ended} of {recorded_spec(journal, name).trials}",
+            str(ended) if trials is None else f"{ended} of {trials}",
             started.strftime("%Y-%m-%d %H:%M"),
         )
     out.print(table)

@@ -69,7 +69,12 @@ class Slot:
 
 def seeds_used(spec: SearchSpec) -> int:
     """Seeds that the budget has room for: each gets a starting design of its own."""
-    return min(spec.seeds.trials, max(1, spec.budget.trials_per_context // 4))
+    per_context = spec.budget.trials_per_context
+    return (
+        spec.seeds.trials
+        if per_context is None
+        else min(spec.seeds.trials, max(1, per_context // 4))
+    )
 
 
 def start_trials(spec: SearchSpec) -> int:
@@ -102,7 +107,8 @@ def next_context(spec: SearchSpec, known: Known) -> Context | None:
     None when the budget is spent.
     """
     context = min(spec.context_list, key=lambda c: len(known.get(c.key, ())))
-    spent = len(known.get(context.key, ())) >= spec.budget.trials_per_context
+    allowed = spec.budget.trials_per_context
+    spent = allowed is not None and len(known.get(context.key, ())) >= allowed
     return None if spent else context
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from analysis.secrets import RedactingFormatter
 from search.ledger import Ledger
 from search.space import SearchSpec
+from search.stopping import shares, spent
 from trainables.record import Outcome
 
 REFRESH_S = 0.5
@@ -92,14 +93,23 @@ def progress_line(spec: SearchSpec, ledger: Ledger, elapsed_s: float, ended_befo
         "failed": counts[Outcome.FAILED] + counts[Outcome.TIMEOUT],
     }
     split = ", ".join(f"{count} {name}" for name, count in shown.items() if count)
+    done, contexts = ledger.contexts_done(), len(spec.context_list)
     line = (
-        f"{ledger.contexts_done()}/{len(spec.context_list)} contexts · {ended}/{spec.trials} trials"
+        f"{contexts if done is None else f'{done}/{contexts}'} contexts · "
+        f"{ended}{'' if spec.trials is None else f'/{spec.trials}'} trials"
         f"{f' ({split})' if split else ''} · {duration(elapsed_s)}"
     )
+    used = spent(spec, ledger.by_context, ledger.active_at(time.time()))
+    for key, share in shares(spec, used).items():
+        if key != "trials_per_context":
+            line += f" · {min(share, 1.0):.0%} of {key}"
+    left_s = []
     fresh = ended - ended_before
-    if fresh > 0 and ended < spec.trials:
-        line += f", {duration(elapsed_s * (spec.trials - ended) / fresh)} left"
-    return line
+    if spec.trials is not None and fresh > 0 and ended < spec.trials:
+        left_s.append(elapsed_s * (spec.trials - ended) / fresh)
+    if spec.budget.wall_time_s is not None:
+        left_s.append(max(0.0, spec.budget.wall_time_s - used.wall_time_s))
+    return f"{line}, {duration(min(left_s))} left" if left_s else line
 
 
 class Display:

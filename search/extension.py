@@ -1,5 +1,8 @@
 """Whether a recorded search may go on as another: more of the same, nothing that differs."""
 
+from collections.abc import Iterator
+
+from search.budget import LIMITS, Until
 from search.errors import UsageError
 from search.space import SearchSpec
 
@@ -11,7 +14,9 @@ def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
     """Refuse what would make new trials incomparable to those that are recorded.
 
     More contexts, seeds and budget may be asked for; resources, the sampler and how often
-    checkpoints are written may change (to or from `ray-stock`, the sampler may not).
+    checkpoints are written may change (to or from `ray-stock`, the sampler may not). A criterion
+    of the budget may grow, be dropped or be added; one that is added may be reached at once, which
+    takes nothing away.
 
     Raises:
         UsageError: with every fault, each with key, value and what is allowed.
@@ -56,20 +61,37 @@ def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
             f"soft_labels: {extended.soft_labels!r} differs from the recorded "
             f"{recorded.soft_labels!r}; the trials would not be comparable"
         )
-    for key, old, new in (
-        ("seeds.trials", recorded.seeds.trials, extended.seeds.trials),
-        (
-            "budget.trials_per_context",
-            recorded.budget.trials_per_context,
-            extended.budget.trials_per_context,
-        ),
-    ):
-        if new < old:
-            faults.append(f"{key}: {new} is less than the recorded {old}; allowed: {old} or more")
+    limits = [("seeds.trials", recorded.seeds.trials, extended.seeds.trials)]
+    limits += [
+        (f"budget.{key}", getattr(recorded.budget, key), getattr(extended.budget, key))
+        for key in LIMITS
+    ]
+    faults += [
+        f"{key}: {new:g} is less than the recorded {old:g}; allowed: {old:g} or more"
+        for key, old, new in limits
+        if old is not None and new is not None and new < old
+    ]
+    faults += _looser(recorded.budget.until, extended.budget.until)
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
         raise UsageError(
             "\n  ".join([f"{recorded.name} cannot be extended like this: {count}", *faults])
+        )
+
+
+def _looser(recorded: Until | None, extended: Until | None) -> Iterator[str]:
+    """An answer that was asked for may be asked for more exactly, not less."""
+    if recorded is None or extended is None:
+        return
+    if extended.regret > recorded.regret:
+        yield (
+            f"budget.until.regret: {extended.regret:g} is more than the recorded "
+            f"{recorded.regret:g}; allowed: {recorded.regret:g} or less"
+        )
+    if extended.confidence < recorded.confidence:
+        yield (
+            f"budget.until.confidence: {extended.confidence:g} is less than the recorded "
+            f"{recorded.confidence:g}; allowed: {recorded.confidence:g} or more"
         )
 
 

@@ -19,6 +19,8 @@ Parts = Mapping[str, Any]
 
 BLOCKS = {"grid": 11, "grid-crn": 5, "one-epoch-top-k": 14}
 """Trials of a context after which a fixed design needs another seed, or repeats itself."""
+LAID_OUT = (*BLOCKS, "ray-stock")
+"""Samplers whose designs have to know how many trials there will be."""
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
@@ -31,6 +33,8 @@ def cross_faults(parts: Parts) -> Iterator[str]:
     """Faults between parts of a search file that are valid each by itself."""
     yield from _one_place_each(parts)
     yield from _seeds_for_all_trials(parts)
+    yield from _size_of_what_is_laid_out(parts)
+    yield from _gpus_to_count(parts)
     if parts.get("dataset") is None:
         return
     yield from _models_that_fit(parts)
@@ -59,7 +63,7 @@ def _one_place_each(parts: Parts) -> Iterator[str]:
 def _seeds_for_all_trials(parts: Parts) -> Iterator[str]:
     size, budget = BLOCKS.get(parts.get("sampler") or ""), parts.get("budget")
     tune, seeds = parts.get("tune"), parts.get("seeds")
-    if size is None or not budget or not tune or not seeds:
+    if size is None or not budget or not tune or not seeds or not budget.trials_per_context:
         return
     lists = [domain for _, domain in tune if isinstance(domain, list)]
     blocks = math.prod(map(len, lists))
@@ -70,6 +74,27 @@ def _seeds_for_all_trials(parts: Parts) -> Iterator[str]:
             f"different trials per seed, and the budget asks for {wanted} per context; allowed: "
             f"{math.ceil(wanted / (size * blocks))} or more"
         )
+
+
+def _size_of_what_is_laid_out(parts: Parts) -> Iterator[str]:
+    sampler, budget = parts.get("sampler"), parts.get("budget")
+    if sampler in LAID_OUT and budget and budget.trials_per_context is None:
+        yield (
+            f"budget.trials_per_context: missing; sampler {sampler!r} lays its trials out "
+            "beforehand and has to know how many"
+        )
+
+
+def _gpus_to_count(parts: Parts) -> Iterator[str]:
+    budget, resources = parts.get("budget"), parts.get("resources")
+    if not budget or not resources or resources.gpu > 0:
+        return
+    for key in ("gpu_hours", "money"):
+        if (limit := getattr(budget, key)) is not None:
+            yield (
+                f"budget.{key}: {limit:g} is never reached, since resources.gpu is 0; set "
+                "resources.gpu, or limit wall_time_s or epoch_samples instead"
+            )
 
 
 def _models_that_fit(parts: Parts) -> Iterator[str]:
@@ -120,7 +145,7 @@ def _grace_within_budget(parts: Parts, samples: int) -> Iterator[str]:
         recipe.total_epochs(count_kept(samples, fraction))
         for fraction in parts["contexts"].fraction
     )
-    if (stopping.grace_epochs or 0) > smallest:
+    if isinstance(stopping.grace_epochs, int) and stopping.grace_epochs > smallest:
         yield (
             f"early_stopping.grace_epochs: {stopping.grace_epochs} is more than the budget of a "
             f"trial; allowed: 1 to {smallest}"

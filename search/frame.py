@@ -30,6 +30,8 @@ def runs_frame(ledger: Ledger, places: Places) -> "pd.DataFrame":
         "tuned": tuple(spec.tuned),
         "kd_weight_range": (spec.tune.kd_weight.low, spec.tune.kd_weight.high),
         "state": str(ledger.state),
+        "ended_by": ledger.reason,
+        "early_stopping": ledger.early_stopping,
         "parent_run_id": None,
         "tracking_uri": redacted(places.tracking_uri),
     }

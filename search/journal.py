@@ -43,10 +43,13 @@ class EventKind(StrEnum):
     """A trial can be taken up again from here (epoch, path)."""
     RUNG = "rung"
     """The scheduler decided at a rung (epoch, score, stop)."""
+    GRACE = "grace"
+    """It was measured where the first rung stands (share of the budget, correlation, groups)."""
     ENDED = "ended"
     """A trial ended (outcome, reason)."""
     CLOSED = "closed"
-    """The search came to a halt (state)."""
+    """The search came to a halt (state; reason: the criterion that ended it, if one did;
+    early_stopping: what that did, in words)."""
     ANSWER = "answer"
     """The curve was fitted (curve)."""
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig
 
 from analysis.errors import AnalysisError
 from search.cluster import concurrent_trials, connected
+from search.early import effect
 from search.extension import check_extension
 from search.journal import EventKind, Journal, check_name
 from search.ledger import Ledger
@@ -34,6 +36,7 @@ from search.samplers.table import make_designer
 from search.scheduler import make_scheduler
 from search.searcher import CurveSearcher
 from search.space import SearchSpec
+from search.stopping import Bounded, Losses, reached
 from search.studies import Studies
 from search.tracking import Delivery
 from search.writer import Writer, writing
@@ -185,7 +188,13 @@ def resume(
             watcher.say(notice)
         ledger = Ledger(journal, name, writer.append)
         changed: dict[str, Any] = {} if extended is None else {"spec": _plain(extended)}
+        spent = None if ledger.unfinished() else ledger.reason
         ledger.record(EventKind.RESUMED, None, **changed)
+        if extended is None and spent is not None:
+            watcher.say(
+                f"the budget is spent ({spent}); to go on, give the search more of it: "
+                f"kdcurve resume {name} --file F"
+            )
         return _carry_out(places, ledger, writer, delivery, concurrent, watcher)
 
 
@@ -206,18 +215,20 @@ def _carry_out(
 ) -> SearchResult:
     spec = ledger.spec
     state = SearchState.FAILED
+    reason = None
     writer.flush()
     delivery.start()
     try:
         prepare_shared(spec, places, ledger, watcher.say)
         with watcher.watching(spec, ledger):
-            _tune(spec, places, ledger, concurrent)
-        finished = len(ledger.trials) == spec.trials and not ledger.unfinished()
-        state = SearchState.COMPLETE if finished else SearchState.INTERRUPTED
+            reason = _tune(spec, places, ledger, concurrent)
+        state = SearchState.INTERRUPTED if reason is None else SearchState.COMPLETE
     except KeyboardInterrupt:
         state = SearchState.INTERRUPTED
     finally:
-        ledger.record(EventKind.CLOSED, state=state)
+        ledger.record(
+            EventKind.CLOSED, state=state, reason=reason, early_stopping=effect(spec, ledger)
+        )
         answers, no_answers = _answer(ledger, places)
         undelivered = _deliver_rest(ledger, writer, delivery, watcher)
     return SearchResult(spec.name, state, ledger, answers, no_answers, undelivered)
@@ -282,15 +293,37 @@ def _stopping_cleanly(watcher: Watcher) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> None:
-    """Let Tune run the trials that are left."""
+def _budget_spent(spec: SearchSpec, ledger: Ledger) -> str | None:
+    """The criterion that has ended a search, in words; None while it is not or trials go on."""
+    if ledger.unfinished():
+        return None
+    return reached(spec, ledger.by_context, ledger.active_at(time.time()), Losses(spec))
+
+
+def _most_left(spec: SearchSpec, ledger: Ledger) -> int:
+    """Trials that are left at most, as Tune wants to know it: -1 is no limit."""
+    per_context = spec.budget.trials_per_context
+    if per_context is None:
+        return -1
+    proposed = [len(ledger.by_context.get(context.key, ())) for context in spec.context_list]
+    return sum(max(0, per_context - n) for n in proposed) + len(ledger.unfinished())
+
+
+def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> str | None:
+    """Let Tune run the trials that are left.
+
+    Returns:
+        What ended the search, in words; None if it was cut off.
+    """
+    if (reason := _budget_spent(spec, ledger)) is not None:
+        return reason
     objective = spec.objective
     resources = spec.resources
     studies = Studies(spec, places.optuna(spec.name))
-    searcher = CurveSearcher(spec, ledger, make_designer(spec, studies))
-    left = spec.trials - len(ledger.trials) + len(ledger.unfinished())
-    if not left:
-        return
+    designer = Bounded(
+        make_designer(spec, studies), spec, lambda: ledger.active_at(time.time()), Losses(spec)
+    )
+    searcher = CurveSearcher(spec, ledger, designer)
     folder, checkpoints = places.tune / spec.name, places.checkpoints / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     totals = {context.key: spec.total_epochs(context) for context in spec.context_list}
@@ -309,7 +342,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
             mode="max",
             search_alg=searcher,
             scheduler=make_scheduler(spec, ledger),
-            num_samples=left,
+            num_samples=_most_left(spec, ledger),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
@@ -336,6 +369,8 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
     if not ledger.unfinished():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(checkpoints, ignore_errors=True)
+        return designer.reason or _budget_spent(spec, ledger)
+    return None
 
 
 def _plain(spec: SearchSpec) -> dict[str, Any]:

@@ -100,6 +100,12 @@ class Ledger:
         """Times of the first and the newest event, in seconds since 1970."""
         self.active_s = 0.0
         """Seconds that some process worked on it; pauses before a resume do not count."""
+        self.reason: str | None = None
+        """Which criterion of the budget ended it, in words, if one did."""
+        self.early_stopping: str | None = None
+        """What early stopping did, in words, once the search came to a halt."""
+        self.grace: dict[str, Any] | None = None
+        """Where `grace_epochs: auto` put the first rung and why (see `search.early`)."""
         self.plan: dict[str, Any] = {}
         self.prepared: dict[str, dict[str, Any]] = {}
         """What is known of each teacher and of scores, by key."""
@@ -129,6 +135,11 @@ class Ledger:
             self._spec = parse_spec(self.plan["spec"], f"the recorded search {self.search!r}")
         return self._spec
 
+    @property
+    def grace_share(self) -> float | None:
+        """What `grace_epochs: auto` came to, as a share of the budget; None: not known yet."""
+        return None if self.grace is None else float(self.grace["share"])
+
     def outcomes(self) -> Counter[str]:
         """Trials by outcome, with those that run as `running`."""
         trials = list(self.trials.values())  # the display's thread reads while others are added
@@ -136,9 +147,16 @@ class Ledger:
         counts["running"] = sum(t.running for t in trials)
         return counts
 
-    def contexts_done(self) -> int:
-        """Contexts in which as many trials have ended as the budget allows."""
+    def active_at(self, now: float) -> float:
+        """Seconds that some process has worked on it by a time, in seconds since 1970."""
+        running = self.state is SearchState.RUNNING and self.last is not None
+        return self.active_s + (max(0.0, now - (self.last or now)) if running else 0.0)
+
+    def contexts_done(self) -> int | None:
+        """Contexts in which as many trials have ended as the budget allows; None: no limit."""
         budget = self.spec.budget.trials_per_context
+        if budget is None:
+            return None
         return sum(
             sum(t.outcome is not None for t in list(trials)) >= budget
             for trials in list(self.by_context.values())
@@ -169,14 +187,19 @@ class Ledger:
                 self.state = SearchState.RUNNING
             case EventKind.RESUMED:
                 self.state = SearchState.RUNNING
+                self.reason = None
                 self._none_running()  # whatever ran in an earlier life is gone
                 if "spec" in data:
                     self.plan = {**self.plan, "spec": data["spec"]}
                     self._spec = None
             case EventKind.PREPARED:
                 self.prepared[data["key"]] = data
+            case EventKind.GRACE:
+                self.grace = data
             case EventKind.CLOSED:
                 self.state = SearchState(data["state"])
+                self.reason = data.get("reason")
+                self.early_stopping = data.get("early_stopping")
                 self._none_running()
 
     def _propose(self, event: Event) -> None:

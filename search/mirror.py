@@ -330,7 +330,14 @@ class Mirror:
     def _send_turn(self, run_id: str, event: Event) -> None:
         closed = event.kind is EventKind.CLOSED
         state = SearchState(event.data["state"]) if closed else SearchState.RUNNING
-        self._client.set_tag(run_id, record.TAG_STATE, state)
+        tags = {
+            record.TAG_STATE: state,
+            record.TAG_REASON: event.data.get("reason"),
+            record.TAG_EARLY_STOPPING: event.data.get("early_stopping"),
+        }
+        self._client.log_batch(
+            run_id, tags=[RunTag(key, str(value)) for key, value in tags.items() if value]
+        )
         if closed:
             self._client.set_terminated(run_id, _STATUS[state], ms(event.time))
         else:

@@ -42,11 +42,13 @@ class Plan:
     """
 
     contexts: int
-    trials: int
+    trials: int | None
+    """None if the budget does not limit their number."""
     artifacts: tuple[Artifact, ...]
     """What is made once and shared, in the order in which it is made."""
-    trial_samples: int
-    """Of all trials together, if none is stopped early; teachers that are asked included."""
+    trial_samples: float | None
+    """Of all trials together, if none is stopped early, teachers that are asked included; None: no
+    limit."""
     artifact_samples: int
     """The same for what is shared, at most: if nothing is cached."""
 
@@ -69,12 +71,14 @@ def _plural(count: int, noun: str) -> str:
 def make_plan(spec: SearchSpec) -> Plan:
     """Count contexts, trials, shared parts and samples of a search."""
     needed = shared_artifacts(spec)
-    asks = spec.soft_label_source == "online" and not isinstance(spec.dataset, RidgeDataset)
+    limits = [n for n in (spec.budget.epoch_samples, _all_trial_samples(spec)) if n is not None]
+    online = spec.soft_label_source == "online" and not isinstance(spec.dataset, RidgeDataset)
+    asking = round(spec.teaching.asking) if online else 0
     return Plan(
         contexts=len(spec.context_list),
         trials=spec.trials,
         artifacts=needed,
-        trial_samples=_all_trial_samples(spec) + (round(spec.teaching.asking) if asks else 0),
+        trial_samples=min(limits) + asking if limits else None,
         artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
     )
 
@@ -84,7 +88,10 @@ def trial_samples(spec: SearchSpec, context: Context) -> int:
     return _samples(spec, spec.kept_samples(context))
 
 
-def _all_trial_samples(spec: SearchSpec) -> int:
+def _all_trial_samples(spec: SearchSpec) -> int | None:
+    """Of all trials that the budget allows in number; None: it does not limit that."""
+    if spec.trials is None or spec.budget.trials_per_context is None:
+        return None
     kept = [spec.kept_samples(context) for context in spec.context_list]
     if spec.pooled:  # all trials may go to one context
         return spec.trials * max(_samples(spec, samples) for samples in kept)

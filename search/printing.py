@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,18 +99,19 @@ def print_plan(spec: "SearchSpec") -> None:
     used, asked = spread.seeds, spec.seeds.trials
     seeds = f"{used} of {asked} seeds" if used < asked else f"{used} seed{'s' * (used > 1)}"
     recipe = spec.recipe
-    budget = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
+    length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
     stopping = spec.early_stopping
     resources = spec.resources
     rows = {
         "search": spec.name,
-        "data": f"{spec.dataset.name}, student {spec.student}, {budget}",
+        "data": f"{spec.dataset.name}, student {spec.student}, {length}",
         "contexts": f"{plan.contexts} ({_dimensions(spec)})",
         "tuned": ", ".join(spec.tuned) + f", by {spec.sampler}",
-        "trials": f"{plan.trials} ({spread.text}, {seeds}), early stopping: {stopping.name}",
+        "trials": f"{_trials(spec, spread.text, seeds)}, early stopping: {stopping.name}",
+        "ends": f"after {_criteria(spec)}",
         "shared": f"{counted(plan.artifacts)}, made once",
         **({"teaching": _soft_labels(spec)} if plan.artifacts else {}),
-        "compute": f"at most {_count(plan.trial_samples)} epochs × samples in trials "
+        "compute": f"{_at_most(plan.trial_samples)} epochs × samples in trials "
         f"and {_count(plan.artifact_samples)} for what is shared",
         "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
         f"{resources.concurrent or 'as many as fit'} at a time",
@@ -117,6 +119,34 @@ def print_plan(spec: "SearchSpec") -> None:
     for what, text in rows.items():
         out.print(f"{what:>9}  {text}", markup=False, soft_wrap=True)
     out.print()
+
+
+def _trials(spec: "SearchSpec", spread: str, seeds: str) -> str:
+    return f"{spread}, {seeds}" if spec.trials is None else f"{spec.trials} ({spread}, {seeds})"
+
+
+def _criteria(spec: "SearchSpec") -> str:
+    """What ends the search, whichever is reached first."""
+    from search.display import duration  # noqa: PLC0415
+
+    budget = spec.budget
+    words: dict[str, Callable[[float], str]] = {
+        "trials_per_context": lambda limit: f"{limit} trials per context",
+        "epoch_samples": lambda limit: f"{_count(limit)} epochs × samples",
+        "gpu_hours": lambda limit: f"{limit:g} GPU hours",
+        "wall_time_s": lambda limit: f"{duration(limit)} of work",
+        "money": lambda limit: f"{limit:g} spent at {budget.cost_per_gpu_hour:g} per GPU hour",
+    }
+    named = [say(limit) for key, say in words.items() if (limit := getattr(budget, key))]
+    if (until := budget.until) is not None:
+        named.append(
+            f"an expected loss below {until.regret:g} points ({until.confidence:.0%} confidence)"
+        )
+    return " or ".join(named) + (", whichever comes first" if len(named) > 1 else "")
+
+
+def _at_most(samples: float | None) -> str:
+    return "no limit on" if samples is None else f"at most {_count(samples)}"
 
 
 def _soft_labels(spec: "SearchSpec") -> str:

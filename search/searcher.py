@@ -8,10 +8,11 @@ from typing import Any, cast
 from ray.tune.search import Searcher
 
 from search.designer import Designer, Known, Later, Proposal
+from search.early import measured_grace
 from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger, TrialState
-from search.space import SearchSpec
+from search.space import AUTO, SearchSpec
 from search.unpickled import Unpickled
 
 PATIENCE_S = 0.02
@@ -70,6 +71,8 @@ class CurveSearcher(Unpickled, Searcher):
                 return None
             if proposal is None:
                 return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
+            if not proposal.start_design:
+                self._measure_grace()
             trial = self._record(proposal)
         self.numbers[trial_id] = trial.number
         context = self._contexts[trial.context]
@@ -84,7 +87,7 @@ class CurveSearcher(Unpickled, Searcher):
         """Epochs at which Tune has to hear of a trial, since it may end there."""
         if trial.until_epoch is not None:
             return (trial.until_epoch,)
-        return self._spec.rungs(self._contexts[trial.context])
+        return self._spec.rungs(self._contexts[trial.context], self._ledger.grace_share)
 
     def _ready(self) -> bool:
         """Whether there is a proposal; with nothing else to do, wait for it."""
@@ -110,6 +113,8 @@ class CurveSearcher(Unpickled, Searcher):
         thought, self._thought = self._thought, None
         try:
             proposal = thought.result()
+        except KdcurveError:
+            raise  # it says itself what is wrong
         except Exception as error:
             raise KdcurveError(
                 f"sampler {self._spec.sampler!r} failed to propose trial "
@@ -122,6 +127,13 @@ class CurveSearcher(Unpickled, Searcher):
                 f"sampler {self._spec.sampler!r} waits for a trial to end, and none is under way"
             )
         return proposal
+
+    def _measure_grace(self) -> None:
+        """See where the first rung stands, once that can be measured and is to be."""
+        if self._spec.early_stopping.grace_epochs != AUTO or self._ledger.grace is not None:
+            return
+        if (grace := measured_grace(self._spec, self._ledger.by_context)) is not None:
+            self._ledger.record(EventKind.GRACE, None, **grace)
 
     def _record(self, proposal: Proposal) -> TrialState:
         number = len(self._ledger.trials)

@@ -30,6 +30,7 @@ from search.samplers.table import make_designer
 from search.scheduler import InOrder, make_scheduler
 from search.searcher import CurveSearcher
 from search.space import SearchSpec
+from search.stopping import Bounded, Losses
 from search.studies import Studies
 from search.worlds import Metrics, World
 from trainables.record import EPOCH, SECONDS, SearchState
@@ -265,7 +266,7 @@ def simulate(
     cluster = Cluster(
         spec,
         ledger,
-        designer(spec, Studies(spec, None)),
+        Bounded(designer(spec, Studies(spec, None)), spec, lambda: clock.elapsed_s, Losses(spec)),
         lambda trial: world.reports(trial, draw),
         clock=clock,
         workers=workers or spec.resources.concurrent or 1,

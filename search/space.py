@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from analysis.errors import known
+from search.budget import USUAL_TRIALS, Budget
 from search.errors import UsageError
 from search.faults import cross_faults, nearest
 from trainables.config import (
@@ -219,22 +220,36 @@ class Seeds(Strict):
     """Seeds that pruning scores are averaged over."""
 
 
+AUTO: Literal["auto"] = "auto"
+DEFAULT_GRACE = 1 / 3
+"""Share of the budget before the first rung, where nothing else is said."""
+
+
+def _grace(value: object) -> object:
+    if value is None or value == AUTO or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("allowed: an epoch from 1 on, or auto")
+
+
 class EarlyStopping(Strict):
     """When a trial is given up before its full budget."""
 
-    name: Literal["asha", "none"] = "asha"
-    """`asha`: asynchronous successive halving with rungs per context; `none`: never."""
+    name: Literal["asha", "median", "none"] = "asha"
+    """`asha`: asynchronous successive halving; `median`: a trial goes on while its best score is
+    not below the median of the others' mean scores so far; both with rungs per context and
+    seed. `none`: never."""
     reduction_factor: float = Field(3.0, gt=1.0, allow_inf_nan=False)
-    """The best 1/reduction_factor of a rung go on."""
-    grace_epochs: int | None = Field(None, ge=1)
-    """Epochs before the first rung (default: a third of the budget)."""
+    """`asha`: the best 1/reduction_factor of a rung go on. Each rung stands at that multiple of the
+    one before."""
+    grace_epochs: Annotated[int | Literal["auto"] | None, BeforeValidator(_grace)] = None
+    """Epochs before the first rung (default: a third of the budget). `auto`: from where on the
+    starting design's full-length trials rank KD weights like their end, as a share of the
+    budget."""
 
-
-class Budget(Strict):
-    """How much a search may spend."""
-
-    trials_per_context: int = Field(12, ge=5)
-    """At least 5: KD weights 0, ½ and 1, and two more for a curve with intervals."""
+    @property
+    def bar(self) -> float:
+        """The quantile of the others' scores below which a trial is stopped, in [0, 1]."""
+        return 1 - 1 / self.reduction_factor if self.name == "asha" else 0.5
 
 
 class Resources(Strict):
@@ -352,9 +367,10 @@ class SearchSpec(Strict):
         return self.sampler == "ray-stock"
 
     @property
-    def trials(self) -> int:
-        """Trials that the budget allows in all."""
-        return len(self.context_list) * self.budget.trials_per_context
+    def trials(self) -> int | None:
+        """Trials that the budget allows in all, None if it does not limit their number."""
+        per_context = self.budget.trials_per_context
+        return None if per_context is None else len(self.context_list) * per_context
 
     def trial_config(self, context: Context, values: Mapping[str, Any], seed: int) -> TrialConfig:
         """The full configuration of one trial of this search."""
@@ -401,6 +417,9 @@ class SearchSpec(Strict):
     def flops(self) -> Mapping[str, int]:
         """Price of an image's forward pass, by architecture (students and teachers).
 
+        A budget without `trials_per_context` is taken for one of the usual size, or its
+        `epoch_samples`.
+
         Raises:
             UsageError: a network cannot be built for these images.
         """
@@ -435,13 +454,18 @@ class SearchSpec(Strict):
         price = {name: self.relative_cost(name) / STEP_PASSES for name in self.teacher_names}
         shares = self.contexts.teacher_fraction or self.tune.teacher_fraction or [1.0]
         versions = self.seeds.teacher * len(shares)
-        asked = 0.0
+        asked = in_all = 0.0
+        trials = self.budget.trials_per_context or USUAL_TRIALS
         for context in self.context_list:
             # Which of several teachers a tuned trial takes is not known: it pays their mean.
             mine = [context.values["teacher"]] if "teacher" in context.values else list(price)
             trained = self.total_epochs(context) * self.kept_samples(context)
             mean = sum(price[name] for name in mine) / len(mine)
-            asked += self.budget.trials_per_context * trained * mean
+            in_all += trials * trained
+            asked += trials * trained * mean
+        if (allowed := self.budget.epoch_samples) is not None:
+            whole = self.budget.trials_per_context is not None
+            asked *= min(1.0, allowed / in_all) if whole else allowed / in_all
         return Teaching(
             table=sum(price.values()) * versions * self.views() * samples,
             asking=asked,
@@ -470,18 +494,29 @@ class SearchSpec(Strict):
         """The longest budget among the trials that those of a context are compared with."""
         return max(map(self.total_epochs, self.context_list if self.pooled else [context]))
 
-    def rungs(self, context: Context) -> tuple[int, ...]:
-        """Epochs at which trials of this context are compared, ascending."""
-        if self.early_stopping.name == "none":
-            return ()
+    def rungs(self, context: Context, measured: float | None = None) -> tuple[int, ...]:
+        """Epochs at which trials of this context are compared, ascending.
+
+        Args:
+            context: of the trials.
+            measured: what `grace_epochs: auto` came to, as a share of the budget; None as long
+                as it is not known, when nothing is compared.
+        """
+        stopping = self.early_stopping
         total = self.total_epochs(context)
-        epoch: float = self.early_stopping.grace_epochs or math.ceil(
-            self.longest_epochs(context) / 3
-        )
+        if stopping.name == "none" or (stopping.grace_epochs == AUTO and measured is None):
+            return ()
+        epoch: float
+        if isinstance(stopping.grace_epochs, int):
+            epoch = stopping.grace_epochs
+        elif measured is not None and stopping.grace_epochs == AUTO:
+            epoch = max(1, math.ceil(measured * total - 1e-9))  # k/n of n epochs is k
+        else:
+            epoch = math.ceil(self.longest_epochs(context) / 3)
         rungs = []
         while math.ceil(epoch) < total:
             rungs.append(math.ceil(epoch))
-            epoch *= self.early_stopping.reduction_factor
+            epoch *= stopping.reduction_factor
         return tuple(dict.fromkeys(rungs))  # a factor near 1 meets an epoch more than once
 
 

@@ -14,6 +14,7 @@ from trainables.engine import Metrics
 from trainables.problem import open_training
 from trainables.record import EPOCH, VAL_LABELS, VAL_LOGITS, logits_key
 from trainables.threads import pin_threads
+from trainables.training import Trainable, Training
 from trainables.training import Trainable
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class DistillationTrial(tune.Trainable):
         A file as `record` describes it; a full disk costs it alone.
         """
         training = self._training
-        if self._logits is None or not isinstance(training, engine.Training):
+        if self._logits is None or not isinstance(training, Training):
             return  # the closed-form problem has none
         tensors = {
             VAL_LOGITS: training.val_logits.half().cpu().contiguous(),

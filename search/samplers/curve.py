@@ -69,7 +69,7 @@ class Curve:
     def propose(self, known: Known) -> Proposal | None:
         """The starting design, then what teaches most."""
         every = [trial for trials in known.values() for trial in trials]
-        if len(every) >= self._spec.trials:
+        if self._spec.trials is not None and len(every) >= self._spec.trials:
             return None
         return self._start(known) or self._best(known, complete(every))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from search.designer import seeds_used
 from search.samplers.grid import COMMON_POINTS, POINTS
 from search.samplers.one_epoch import LOOK_EPOCHS, blocks
-from search.samplers.planned import other_values
+from search.samplers.planned import fixed_trials, other_values
 from search.space import SearchSpec
 
 
@@ -24,23 +24,31 @@ class Layout:
 
 
 def _by_context(spec: SearchSpec) -> Layout:
-    return Layout(f"{spec.budget.trials_per_context} per context", seeds_used(spec))
+    trials = spec.budget.trials_per_context
+    text = "as many as the budget allows" if trials is None else f"{trials} per context"
+    return Layout(text, seeds_used(spec))
+
+
+def _curve(spec: SearchSpec) -> Layout:
+    trials = spec.budget.trials_per_context
+    many = "as many as the budget allows" if trials is None else f"{trials} per context on average"
+    return Layout(f"{many}, where they teach most", spec.seeds.trials)
 
 
 def _grid(spec: SearchSpec) -> Layout:
-    trials = spec.budget.trials_per_context
+    trials = fixed_trials(spec)
     text = f"{trials} per context, {min(trials, POINTS)} KD weights in turn with a seed each"
     return Layout(text, min(trials, spec.seeds.trials))
 
 
 def _grid_crn(spec: SearchSpec) -> Layout:
-    trials = spec.budget.trials_per_context
+    trials = fixed_trials(spec)
     text = f"{trials} per context, {COMMON_POINTS} KD weights a seed"
     return Layout(text, _seeds(spec, math.ceil(trials / COMMON_POINTS)))
 
 
 def _one_epoch_top_k(spec: SearchSpec) -> Layout:
-    trials = spec.budget.trials_per_context
+    trials = fixed_trials(spec)
     made = blocks(trials)
     looks = sum(points for points, _ in made)
     text = (
@@ -51,7 +59,7 @@ def _one_epoch_top_k(spec: SearchSpec) -> Layout:
 
 def _ray_stock(spec: SearchSpec) -> Layout:
     text = "one study and one comparison over all contexts"
-    return Layout(text, min(spec.trials, spec.seeds.trials))
+    return Layout(text, min(len(spec.context_list) * fixed_trials(spec), spec.seeds.trials))
 
 
 def _seeds(spec: SearchSpec, count: int) -> int:
@@ -60,6 +68,7 @@ def _seeds(spec: SearchSpec, count: int) -> int:
 
 
 _LAYOUTS: dict[str, Callable[[SearchSpec], Layout]] = {
+    "curve": _curve,
     "grid": _grid,
     "grid-crn": _grid_crn,
     "one-epoch-top-k": _one_epoch_top_k,

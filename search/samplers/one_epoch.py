@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from search.designer import Known, Later, Proposal
 from search.faults import BLOCKS
 from search.ledger import TrialState
-from search.samplers.planned import other_values, spread
+from search.samplers.planned import fixed_trials, other_values, spread
 from search.space import SearchSpec
 
 KEPT = 3
@@ -40,7 +40,7 @@ def one_epoch_top_k(spec: SearchSpec, known: Known) -> Proposal | Later | None:
     for context in sorted(spec.context_list, key=lambda c: len(known.get(c.key, ()))):
         trials = known.get(context.key, ())
         begin = 0
-        for block, (points, kept) in enumerate(blocks(spec.budget.trials_per_context)):
+        for block, (points, kept) in enumerate(blocks(fixed_trials(spec))):
             position = len(trials) - begin
             if position >= points + kept:
                 begin += points + kept

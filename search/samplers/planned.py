@@ -28,6 +28,13 @@ class Planned:
         """Nothing to remember: the record has it."""
 
 
+def fixed_trials(spec: SearchSpec) -> int:
+    """Trials per context of a design that has to know them; its search file names them."""
+    trials = spec.budget.trials_per_context
+    assert trials is not None  # noqa: S101  (`search.faults` refuses the file otherwise)
+    return trials
+
+
 def spread(spec: SearchSpec, count: int) -> tuple[float, ...]:
     """KD weights at equal distances over the range that is tuned, both ends included.
 

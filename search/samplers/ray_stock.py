@@ -16,6 +16,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search.designer import Known, Proposal
 from search.ledger import TrialState
+from search.samplers.planned import fixed_trials
 from search.space import SearchSpec
 from search.studies import Studies, distributions
 from trainables.record import Outcome
@@ -54,7 +55,7 @@ class RayStock:
     def propose(self, known: Known) -> Proposal | None:
         """What TPE says, of all contexts."""
         trials = sorted((t for own in known.values() for t in own), key=lambda t: t.number)
-        if len(trials) >= self._spec.trials:
+        if len(trials) >= len(self._spec.context_list) * fixed_trials(self._spec):
             return None
         self._sync(trials)
         number = len(trials)

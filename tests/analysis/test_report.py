@@ -48,6 +48,18 @@ def plain(table):
     return [[column.title for column in table.columns], *map(list, table.rows)]
 
 
+def test_the_report_says_what_ended_the_search_and_what_early_stopping_did(
+    tmp_path, runs, curve, page
+):
+    assert "ended by" not in page
+    assert "Early stopping:" not in page
+    told = curve.copy()
+    told.attrs = {**curve.attrs, "ended_by": "14 trials > 13", "early_stopping": "2 of 9 stopped"}
+    text = write_report(tmp_path / "told.html", runs, told).read_text(encoding="utf-8")
+    assert "(ended by: 14 trials &gt; 13)" in text
+    assert "Early stopping: 2 of 9 stopped." in text
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, runs, curve, schedule):
     path = tmp_path_factory.mktemp("report") / "new" / "report.html"

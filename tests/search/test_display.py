@@ -52,6 +52,25 @@ def test_one_line_says_where_a_search_stands(half_way):
     )
 
 
+def test_without_a_number_of_trials_the_line_says_what_is_used_of_the_budget(
+    make_spec, journal, plan
+):
+    spec = make_spec(budget={"epoch_samples": 129 * 8})
+    ledger = plan(journal, spec)
+    context = spec.context_list[0].key
+    proposal = {"context": context, "values": {}, "seed": 0, "start_design": False}
+    ledger.record(EventKind.PROPOSED, 0, **proposal)
+    ledger.record(EventKind.REPORTED, 0, epoch=2, metrics={spec.objective: 0.5})
+    assert progress_line(spec, ledger, 5) == "2 contexts · 0 trials · 5 s · 25% of epoch_samples"
+
+
+def test_what_is_left_of_the_time_is_said(make_spec, journal, plan):
+    spec = make_spec(budget={"wall_time_s": 7200})
+    ledger = plan(journal, spec)
+    line = progress_line(spec, ledger, 5)
+    assert line == "2 contexts · 0 trials · 5 s · 0% of wall_time_s, 2 h 00 min left"
+
+
 def test_trials_of_an_earlier_life_say_nothing_of_the_speed_of_this_one(half_way):
     spec, ledger = half_way
     assert "left" not in progress_line(spec, ledger, 100, ended_before=10)

@@ -119,3 +119,31 @@ def test_all_faults_are_told_together(refusal):
 def test_of_another_student_the_contexts_are_not_called_missing(refusal):
     """All of them would be: they are named by data set and student."""
     assert refusal(student="cnn16", contexts={**CONTEXTS, "fraction": 0.1}).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ({"wall_time_s": 60}, {"wall_time_s": 90}, ""),
+        ({"wall_time_s": 60}, {"wall_time_s": 30}, "budget.wall_time_s: 30 is less than"),
+        ({"epoch_samples": 2e6}, {"epoch_samples": 1e6}, "recorded 2e+06; allowed: 2e+06 or more"),
+        ({"wall_time_s": 60}, {"trials_per_context": 9}, ""),
+        ({"trials_per_context": 12}, {"wall_time_s": 60}, ""),
+        ({"trials_per_context": 12}, {"trials_per_context": 12, "wall_time_s": 60}, ""),
+        ({"until": {"regret": 0.2}}, {"until": {"regret": 0.1, "confidence": 0.95}}, ""),
+        ({"until": {"regret": 0.2}}, {"until": {"regret": 0.3}}, "until.regret: 0.3 is more than"),
+        (
+            {"until": {"regret": 0.2}},
+            {"until": {"regret": 0.2, "confidence": 0.8}},
+            "until.confidence: 0.8 is less than the recorded 0.9; allowed: 0.9 or more",
+        ),
+    ],
+)
+def test_a_criterion_of_the_budget_may_grow_be_dropped_or_be_added(make_spec, old, new, said):
+    recorded, extended = make_spec(budget=old), make_spec(budget=new)
+    if not said:
+        assert check_extension(recorded, extended) is None
+        return
+    with pytest.raises(UsageError, match="1 fault") as refused:
+        check_extension(recorded, extended)
+    assert said in str(refused.value)

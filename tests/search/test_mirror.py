@@ -76,8 +76,8 @@ def prepare(ledger):
         )
 
 
-def close(ledger, state=SearchState.COMPLETE):
-    ledger.record(EventKind.CLOSED, state=state)
+def close(ledger, state=SearchState.COMPLETE, **why):
+    ledger.record(EventKind.CLOSED, state=state, **why)
 
 
 def copy_of(ledger, name):
@@ -108,6 +108,21 @@ def deliver(ledger, client, places=None):
 @pytest.fixture(autouse=True)
 def _artifacts_go_to_the_tests_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+def test_what_ended_a_search_arrives_and_counts_until_it_is_taken_up_again(search, client, places):
+    close(search, reason="6 trials in every context", early_stopping="2 trials stopped early")
+    mirror = deliver(search, client)
+    tags = stored(client, search.search)["search"].data.tags
+    assert tags[record.TAG_REASON] == "6 trials in every context"
+    assert tags[record.TAG_EARLY_STOPPING] == "2 trials stopped early"
+    uri = places.tracking_uri
+    assert load_runs(search.search, uri).attrs["ended_by"] == "6 trials in every context"
+    assert load_runs(search.search, uri).attrs["early_stopping"] == "2 trials stopped early"
+    search.record(EventKind.RESUMED)
+    mirror.take(list(search.journal.events(search.search))[-1])
+    mirror.send(caught_up=True)
+    assert load_runs(search.search, uri).attrs["ended_by"] is None
 
 
 def test_everything_recorded_arrives_under_its_name(search, journal, client, tmp_path):

@@ -7,7 +7,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search.journal import EventKind
 from search.ledger import Ledger
-from search.scheduler import ContextAsha, InOrder
+from search.scheduler import ContextRungs, InOrder, median
 from trainables.record import EPOCH, VAL_ACCURACY, Outcome
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -67,7 +67,7 @@ def decisions(journal, spec):
 def test_a_context_of_low_scores_is_not_starved_by_one_of_high_scores(spec, journal, plan):
     """Scores of 0.2 and 0.9 by fraction: each context lets its own best third go on."""
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     draw = random.Random(0)
     level = dict(zip((c.key for c in spec.context_list), (0.2, 0.9), strict=True))
     reached = {key: [] for key in level}
@@ -88,7 +88,7 @@ def test_a_context_of_low_scores_is_not_starved_by_one_of_high_scores(spec, jour
 
 def test_the_second_of_two_is_stopped_at_each_rung_if_it_is_worse(spec, journal, plan):
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     context = spec.context_list[0]
     propose(ledger, 0, context)
     assert run_trial(scheduler, ledger, spec, 0, lambda _: 0.5) == 27
@@ -107,7 +107,7 @@ def test_every_rung_of_the_search_is_one_of_rays(make_spec, journal, plan, facto
         recipe={"epochs": epochs}, early_stopping={"grace_epochs": 2, "reduction_factor": factor}
     )
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     context = spec.context_list[0]
     numbers = itertools.count()
     for bad in spec.rungs(context):
@@ -120,7 +120,7 @@ def test_every_rung_of_the_search_is_one_of_rays(make_spec, journal, plan, facto
 
 def test_trials_of_the_starting_design_are_never_stopped_but_set_the_bar(spec, journal, plan):
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     context = spec.context_list[0]
     for number, level in enumerate((0.9, 0.5, 0.1)):
         propose(ledger, number, context, start_design=True)
@@ -131,7 +131,7 @@ def test_trials_of_the_starting_design_are_never_stopped_but_set_the_bar(spec, j
 
 def test_nothing_is_decided_between_rungs_and_at_the_end(spec, journal, plan):
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     context = spec.context_list[0]
     for number in range(2):
         propose(ledger, number, context)
@@ -142,7 +142,7 @@ def test_nothing_is_decided_between_rungs_and_at_the_end(spec, journal, plan):
 
 def test_a_decision_is_recorded_before_tune_acts_on_it(spec, journal, plan):
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     for number, score in enumerate((0.9, 0.1)):
         propose(ledger, number, spec.context_list[0])
         result = {"number": number, EPOCH: 1, VAL_ACCURACY: score}
@@ -159,12 +159,12 @@ def test_rungs_replayed_from_the_record_decide_as_undisturbed_ones(spec, journal
     def search(name, renew):
         own = spec.model_copy(update={"name": name})
         ledger = plan(journal, own)
-        scheduler = ContextAsha(own, ledger, VAL_ACCURACY)
+        scheduler = ContextRungs(own, ledger, VAL_ACCURACY)
         draw = random.Random(1)
         for number in range(40):
             if renew and number % every == 0:
                 ledger = Ledger(journal, name)
-                scheduler = ContextAsha(own, ledger, VAL_ACCURACY)
+                scheduler = ContextRungs(own, ledger, VAL_ACCURACY)
             propose(ledger, number, own.context_list[number % 2], start_design=number < 6)
             noise = [draw.gauss(0, 0.02) for _ in range(28)]
             skill = draw.random()
@@ -179,12 +179,12 @@ def test_rungs_replayed_from_the_record_decide_as_undisturbed_ones(spec, journal
 def test_what_was_decided_stands_for_a_trial_taken_up_again(spec, journal, plan):
     """It comes to the rung a second time: one record, one place in the rung, one decision."""
     ledger = plan(journal, spec)
-    first = ContextAsha(spec, ledger, VAL_ACCURACY)
+    first = ContextRungs(spec, ledger, VAL_ACCURACY)
     for number in range(3):
         propose(ledger, number, spec.context_list[0])
     assert report(first, ledger, 0, 1, 0.5) == CONTINUE
     assert report(first, ledger, 1, 1, 0.9) == CONTINUE  # and then the power fails
-    again = ContextAsha(spec, Ledger(journal, spec.name), VAL_ACCURACY)
+    again = ContextRungs(spec, Ledger(journal, spec.name), VAL_ACCURACY)
     again._ledger.record(EventKind.STARTED, 0)
     before = len(list(journal.events(spec.name)))
     assert report(again, again._ledger, 0, 1, 0.5) == CONTINUE, "though it is now the worse of two"
@@ -196,7 +196,7 @@ def test_what_was_decided_stands_for_a_trial_taken_up_again(spec, journal, plan)
 def test_budgets_too_short_for_a_rung_are_never_stopped(make_spec, journal, plan):
     spec = make_spec(recipe={"epochs": 1})
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     for number, score in enumerate((0.9, 0.1)):
         propose(ledger, number, spec.context_list[0])
         assert report(scheduler, ledger, number, 1, score) == CONTINUE
@@ -208,23 +208,81 @@ def test_contexts_of_different_budgets_have_rungs_of_their_own(make_spec, journa
     small, large = spec.context_list
     assert (spec.rungs(small), spec.rungs(large)) == ((7,), (1,))
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     for number, (context, score) in enumerate(itertools.product((small, large), (0.9, 0.1))):
         propose(ledger, number, context)
         report(scheduler, ledger, number, spec.rungs(context)[0], score)
     assert decisions(journal, spec) == [(0, 7, False), (1, 7, True), (2, 1, False), (3, 1, True)]
 
 
+def test_the_median_rule_is_that_of_ray(make_spec):
+    """Random curves, none of them of the starting design: Ray's own rule decides alike."""
+    from types import SimpleNamespace
+
+    from ray.tune.schedulers import MedianStoppingRule
+
+    class Same(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    draw = random.Random(0)
+    rungs = (2, 4, 8)
+    theirs = MedianStoppingRule(
+        EPOCH, "score", "max", grace_period=2, min_samples_required=3, min_time_slice=math.inf
+    )
+    ours = median(2, 9, 2.0)
+    stopped = 0
+    for number in range(60):
+        level, trial = draw.random(), Same(trial_id=number)
+        for epoch in rungs:
+            score = level + 0.1 * draw.random()
+            decision = theirs.on_trial_result(None, trial, {EPOCH: epoch, "score": score})
+            loses = ours(number, epoch, score)
+            assert loses == (decision == STOP)
+            if loses:
+                stopped += 1
+                break
+    assert 10 < stopped < 50
+
+
+def test_trials_of_the_starting_design_go_on_under_the_median_rule_and_compete(
+    make_spec, journal, plan
+):
+    spec = make_spec(
+        recipe={"epochs": 27},
+        early_stopping={"name": "median", "grace_epochs": 3, "reduction_factor": 3},
+    )
+    ledger = plan(journal, spec)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
+    for number, score in enumerate((0.9, 0.8, 0.7, 0.6)):
+        propose(ledger, number, spec.context_list[0], start_design=True)
+        assert run_trial(scheduler, ledger, spec, number, lambda _, s=score: s) == 27
+    for number, score, end in ((4, 0.74, 3), (5, 0.75, 27), (6, 0.7, 3)):
+        propose(ledger, number, spec.context_list[0])
+        assert run_trial(scheduler, ledger, spec, number, lambda _, s=score: s) == end
+
+
+def test_a_search_taken_up_again_remembers_the_medians(make_spec, journal, plan):
+    spec = make_spec(early_stopping={"name": "median", "grace_epochs": 3})
+    ledger = plan(journal, spec)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
+    for number, score in enumerate((0.9, 0.8, 0.7)):
+        propose(ledger, number, spec.context_list[0])
+        report(scheduler, ledger, number, 3, score)
+    again = Ledger(journal, spec.name)
+    propose(again, 3, spec.context_list[0])
+    assert report(ContextRungs(spec, again, VAL_ACCURACY), again, 3, 3, 0.79) == STOP
+
+
 def test_the_choice_of_the_next_trial_is_left_to_tune(spec, journal, plan):
     ledger = plan(journal, spec)
     assert InOrder(ledger, VAL_ACCURACY).choose_trial_to_run(None) is None
-    assert ContextAsha(spec, ledger, VAL_ACCURACY).choose_trial_to_run(None) is None
+    assert ContextRungs(spec, ledger, VAL_ACCURACY).choose_trial_to_run(None) is None
 
 
 def test_nothing_of_the_scheduler_is_pickled(spec, journal, plan):
     import pickle
 
-    pickled = pickle.dumps(ContextAsha(spec, plan(journal, spec), VAL_ACCURACY))
+    pickled = pickle.dumps(ContextRungs(spec, plan(journal, spec), VAL_ACCURACY))
     assert len(pickled) < 100
     assert math.isfinite(len(vars(pickle.loads(pickled))))
 
@@ -237,7 +295,7 @@ def test_a_trial_that_is_to_end_somewhere_ends_there_and_not_before(
     spec = make_spec(recipe={"epochs": 27}, early_stopping=stopping)
     ledger = plan(journal, spec)
     context = spec.context_list[0]
-    kind = ContextAsha(spec, ledger, VAL_ACCURACY)
+    kind = ContextRungs(spec, ledger, VAL_ACCURACY)
     if early_stopping == "none":
         kind = InOrder(ledger, VAL_ACCURACY)
     for number, until in enumerate((2, 4, None)):
@@ -250,7 +308,7 @@ def test_a_trial_that_is_to_end_somewhere_ends_there_and_not_before(
         assert ledger.trials[number].stopped_at == until
     # It says again what was decided, and is no measure for others.
     assert report(kind, Ledger(journal, spec.name), 0, 2, 9.0) == STOP
-    again = ContextAsha(spec, Ledger(journal, spec.name), VAL_ACCURACY)
+    again = ContextRungs(spec, Ledger(journal, spec.name), VAL_ACCURACY)
     for scheduler in (kind, again):
         assert report(scheduler, ledger, 2, 1, -5.0) == CONTINUE
 
@@ -265,7 +323,7 @@ def test_the_stock_baseline_compares_all_contexts_and_seeds(make_spec, journal, 
     small, large = spec.context_list
     assert (spec.rungs(small), spec.rungs(large)) == ((1, 4, 16), (1,))
     ledger = plan(journal, spec)
-    scheduler = ContextAsha(spec, ledger, VAL_ACCURACY)
+    scheduler = ContextRungs(spec, ledger, VAL_ACCURACY)
     for number, context in enumerate((large, small)):
         propose(ledger, number, context)
     assert report(scheduler, ledger, 0, 1, 0.9) == CONTINUE

@@ -1,0 +1,230 @@
+"""When a search ends: the first criterion of its budget that what is recorded has reached.
+
+Pure functions of the search, its trials and the time that was worked on it: a search that is taken
+up again decides as it would have.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.estimators import Floats, Trials
+from analysis.loss import Loss, context_loss, mean_loss
+from search.designer import Designer, Known, Later, Proposal
+from search.errors import KdcurveError
+from search.ledger import TrialState
+from search.space import SearchSpec
+from trainables.record import CONTEXT_PARAMS, SECONDS, Outcome
+
+HOPELESS = 10
+"""Trials of a context that fail one after the other before a search without
+`trials_per_context`, which would never end, gives up."""
+EXHAUSTED = "the sampler has nothing left to propose"
+
+LossOf = Callable[[Known], Loss | None]
+"""What is known -> expected loss of the recommended settings in points; None: not known yet."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the trials of a search have used so far."""
+
+    trials: float
+    """Proposed per context, on average: a sampler may spread them unevenly."""
+    epoch_samples: int
+    gpu_hours: float
+    wall_time_s: float
+    money: float
+    """0 without a price."""
+
+
+def spent(spec: SearchSpec, known: Known, active_s: float) -> Spent:
+    """Add up what trials have used, those that still run included.
+
+    Args:
+        spec: the search.
+        known: its trials by context key.
+        active_s: seconds that some process has worked on it (`Ledger.active_at`).
+    """
+    hours = sum(trial.last.get(SECONDS, 0.0) for trials in known.values() for trial in trials) * (
+        spec.resources.gpu / 3600
+    )
+    return Spent(
+        trials=sum(map(len, known.values())) / len(spec.context_list),
+        epoch_samples=sum(
+            trial.epoch * spec.kept_samples(context)
+            for context in spec.context_list
+            for trial in known.get(context.key, ())
+        ),
+        gpu_hours=hours,
+        wall_time_s=active_s,
+        money=hours * (spec.budget.cost_per_gpu_hour or 0.0),
+    )
+
+
+_LIMITS: dict[str, Callable[[Spent, float], str]] = {
+    "trials_per_context": lambda _, limit: f"{limit:g} trials per context",
+    "epoch_samples": lambda used, limit: (
+        f"{used.epoch_samples:.3g} epochs × samples trained, of {limit:.3g} allowed"
+    ),
+    "gpu_hours": lambda used, limit: f"{used.gpu_hours:.3g} GPU hours used, of {limit:g} allowed",
+    "wall_time_s": lambda used, limit: (
+        f"{used.wall_time_s:.0f} s worked on it, of {limit:g} allowed"
+    ),
+    "money": lambda used, limit: f"{used.money:.4g} spent on GPU hours, of {limit:g} allowed",
+}
+"""Reasons in words: (what was used, the limit) -> text."""
+_USED = {"trials_per_context": "trials"}
+"""Names in `Spent` that differ from the criterion's."""
+
+
+def shares(spec: SearchSpec, used: Spent) -> dict[str, float]:
+    """How much of each limit is used up, by criterion; 1 and more: reached."""
+    return {
+        key: getattr(used, _USED.get(key, key)) / limit
+        for key in _LIMITS
+        if (limit := getattr(spec.budget, key)) is not None
+    }
+
+
+def reached(
+    spec: SearchSpec, known: Known, active_s: float, loss_of: LossOf | None = None
+) -> str | None:
+    """The criterion that ends the search, in words, or None: it goes on.
+
+    Args:
+        spec: the search.
+        known: its trials by context key, ended or not.
+        active_s: seconds that some process has worked on it.
+        loss_of: judges `budget.until`; needed only where that is set.
+    """
+    used = spent(spec, known, active_s)
+    for key, share in shares(spec, used).items():
+        if share >= 1.0:
+            return _LIMITS[key](used, getattr(spec.budget, key))
+    until = spec.budget.until
+    if until is None or loss_of is None or (loss := loss_of(known)) is None:
+        return None
+    if loss.upper >= until.regret:
+        return None
+    return (
+        f"an expected loss of {loss.expected:.2g} points, with {until.confidence:.0%} confidence "
+        f"below {loss.upper:.2g}, where {until.regret:g} was asked for"
+    )
+
+
+class Losses:
+    """The expected loss of what would be recommended; each context is judged when it has more.
+
+    Args:
+        spec: the search; `spec.budget.until` says how sure it must be (0.9 if it says nothing).
+    """
+
+    def __init__(self, spec: SearchSpec) -> None:
+        self._spec = spec
+        until = spec.budget.until
+        self._confidence = 0.9 if until is None else until.confidence
+        self._judged: dict[str, tuple[int, Floats | None]] = {}
+        """Number of complete trials, and what they say, by context key."""
+
+    def __call__(self, known: Known) -> Loss | None:
+        """Judge what is known; None while a context has no answer."""
+        losses = [self._context(c.key, known.get(c.key, ())) for c in self._spec.context_list]
+        sound = [loss for loss in losses if loss is not None]
+        return mean_loss(sound, self._confidence) if len(sound) == len(losses) else None
+
+    def _context(self, key: str, trials: Sequence[TrialState]) -> Floats | None:
+        whole = [
+            trial
+            for trial in trials
+            if trial.outcome is Outcome.COMPLETE and np.isfinite(trial.scores[trial.epoch])
+        ]
+        if key not in self._judged or self._judged[key][0] != len(whole):
+            self._judged[key] = len(whole), context_loss(_arrays(self._spec, whole))
+        return self._judged[key][1]
+
+
+def _arrays(spec: SearchSpec, trials: list[TrialState]) -> Trials:
+    tune = spec.tune.kd_weight
+    return Trials(
+        kd_weight=np.array([t.values["kd_weight"] for t in trials], np.float64),
+        score=np.array([t.scores[t.epoch] for t in trials], np.float64),
+        seed=np.array([t.seed for t in trials], np.int64),
+        others={
+            name: np.array([t.values[name] for t in trials])
+            for name in CONTEXT_PARAMS
+            if name in spec.tuned
+        },
+        kd_weight_range=(tune.low, tune.high),
+    )
+
+
+class Bounded:
+    """A designer that proposes nothing more once a criterion of the budget is reached.
+
+    Args:
+        designer: chooses the trials until then.
+        spec: the search.
+        active_s: tells the seconds worked on it so far.
+        loss_of: judges `budget.until`.
+    """
+
+    def __init__(
+        self,
+        designer: Designer,
+        spec: SearchSpec,
+        active_s: Callable[[], float],
+        loss_of: LossOf | None = None,
+    ) -> None:
+        self._designer = designer
+        self._spec = spec
+        self._active_s = active_s
+        self._loss_of = loss_of
+        self._failed_before: frozenset[int] | None = None
+        self.reason: str | None = None
+        """Why nothing more is proposed, once that is so."""
+
+    def propose(self, known: Known) -> Proposal | Later | None:
+        """The designer's next trial, or None when a criterion is reached.
+
+        Raises:
+            KdcurveError: nothing but failures in a context, and no limit on their number.
+        """
+        self._give_up_on_failures(known)
+        self.reason = reached(self._spec, known, self._active_s(), self._loss_of)
+        if self.reason is not None:
+            return None
+        proposal = self._designer.propose(known)
+        if proposal is None:
+            self.reason = EXHAUSTED
+        return proposal
+
+    def accepted(self, number: int) -> None:
+        """Tell the designer."""
+        self._designer.accepted(number)
+
+    def _give_up_on_failures(self, known: Known) -> None:
+        if self._spec.budget.trials_per_context is not None:
+            return
+        if self._failed_before is None:  # whoever resumes may have mended what made them fail
+            self._failed_before = frozenset(trial.number for trial in _failures(known))
+        for context in self._spec.context_list:
+            ended = [
+                trial
+                for trial in known.get(context.key, ())
+                if trial.outcome is not None and trial.number not in self._failed_before
+            ][-HOPELESS:]
+            failed = list(_failures({context.key: ended}))
+            if len(failed) == HOPELESS:
+                raise KdcurveError(
+                    f"the last {HOPELESS} trials of {context.label} failed, and the budget has no "
+                    f"trials_per_context that would end this; the last one: {failed[-1].reason}"
+                )
+
+
+def _failures(known: Known) -> Iterator[TrialState]:
+    for trials in known.values():
+        for trial in trials:
+            if trial.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
+                yield trial
