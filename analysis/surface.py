@@ -1,0 +1,352 @@
+"""A Gaussian process over (KD weight, temperature, fraction, method, teacher), for all contexts.
+
+Fitted by maximum a posteriori likelihood with analytic gradients; see `kernel` for the model.
+Written in scipy because no library offers this covariance (a shape that vanishes at α = 0, seed
+effects, scales per context) without writing the covariance itself, and because a
+tensor library would be loaded whenever an answer is asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
+from scipy.optimize import minimize
+
+from analysis.kernel import (
+    AMPLITUDE_SPREAD,
+    NAMES,
+    NOISE_SPREAD,
+    PRIORS,
+    Hyperparameters,
+    Pairs,
+    covariance,
+    gradient,
+    pairs,
+    pieces,
+    prior,
+    scales,
+)
+from analysis.settings import Floats, Ints, Observations, Settings
+
+__all__ = ["Hyperparameters", "Observations", "Settings", "Surface", "fit"]
+
+GROUP = 400
+"""Observations whose joint likelihood is taken at once: above it, the hyperparameters maximise
+the product over groups of contexts (a composite likelihood), whose cost grows linearly."""
+STEPS = 40
+JITTER = 1e-9
+"""Added to the diagonal, as a part of its mean; ten times more as often as needed."""
+LEVEL_SPREAD = 3.0
+"""Prior standard deviation of a level, in standard deviations of all values."""
+REACH = 6.0
+"""Hyperparameters stay within so many prior standard deviations."""
+
+
+class _Unit(NamedTuple):
+    """Standardised value = (value - center) / scale; `level` is the levels' prior variance."""
+
+    center: float
+    scale: float
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """What is known of the response after some trials; every result is in units of the values.
+
+    Args:
+        hyperparameters: of the covariance, in standardised units.
+        unit: how values were standardised.
+        at: where something was observed or is pending, n places.
+        seed: `[n]`.
+        factor: lower Cholesky factor of the covariance of what is observed, `[n, n]`.
+        weights: inverse covariance times standardised values, `[k]` for the k observed, which
+            come first.
+    """
+
+    hyperparameters: Hyperparameters
+    unit: _Unit
+    at: Settings
+    seed: Ints
+    factor: Floats
+    weights: Floats
+
+    def mean(self, at: Settings) -> Floats:
+        """Posterior mean of the score, `[m]`: of the mean over all seeds."""
+        observed = self.at.take(slice(0, len(self.weights)))
+        across = covariance(at, observed, self.hyperparameters, self.unit.level)
+        return self.unit.center + self.unit.scale * (across @ self.weights)
+
+    def posterior(self, at: Settings) -> tuple[Floats, Floats]:
+        """Mean `[m]` and covariance `[m, m]` of the mean over all seeds, without noise."""
+        known = self._whitened(at, None)
+        prior_covariance = covariance(at, at, self.hyperparameters, self.unit.level)
+        return self.mean(at), self.unit.scale**2 * (prior_covariance - known.T @ known)
+
+    def with_pending(self, at: Settings, seed: Ints) -> "Surface":
+        """Count trials as if each had returned what is expected: the mean stays, variance falls.
+
+        Args:
+            at: k places.
+            seed: `[k]`, of the pending trials.
+        """
+        theta, level = self.hyperparameters, self.unit.level
+        corner = covariance(at, at, theta, level, (seed, seed))
+        corner += np.diag(scales(at, theta)[1] ** 2)
+        across = self._whitened(at, seed)
+        below = _factor(corner - across.T @ across)
+        n, k = across.shape
+        factor = np.zeros((n + k, n + k))
+        factor[:n, :n], factor[n:, :n], factor[n:, n:] = self.factor, across.T, below
+        return Surface(
+            theta,
+            self.unit,
+            Settings.concatenate([self.at, at]),
+            np.concatenate([self.seed, seed]),
+            factor,
+            self.weights,
+        )
+
+    def lookahead(self, candidates: Settings, seeds: Ints, targets: Settings) -> Floats:
+        """How far a trial is expected to move the posterior mean elsewhere.
+
+            cov(target, returned | known) / sd(returned | known)
+
+        Args:
+            candidates: k places where a trial could run.
+            seeds: `[k]`, of these trials: one that ran in the context shares its effect.
+            targets: m places.
+
+        Returns:
+            Change of the targets' mean per standard deviation of what a candidate returns,
+            `[k, m]`.
+        """
+        theta, level = self.hyperparameters, self.unit.level
+        returned = self._whitened(candidates, seeds)
+        wanted = self._whitened(targets, None)
+        both = covariance(candidates, targets, theta, level) - returned.T @ wanted
+        return (
+            both * (self.unit.scale / np.sqrt(self._variance(candidates, seeds, returned)))[:, None]
+        )
+
+    def predicted_variance(self, at: Settings, seeds: Ints) -> Floats:
+        """Variance of what each trial alone would return, seed effect and noise in it: `[k]`."""
+        return self.unit.scale**2 * self._variance(at, seeds, self._whitened(at, seeds))
+
+    def _variance(self, at: Settings, seeds: Ints, whitened: Floats) -> Floats:
+        theta, level = self.hyperparameters, self.unit.level
+        noise = scales(at, theta)[1] ** 2
+        total = np.concatenate([
+            covariance(one, one, theta, level, (seed, seed)).diagonal()
+            for one, seed in _portions(at, seeds)
+        ])  # fmt: skip
+        known = np.einsum("ij,ij->j", whitened, whitened)
+        variance: Floats = np.maximum(total - known, 0.0) + noise
+        return variance
+
+    def _whitened(self, at: Settings, seed: Ints | None) -> Floats:
+        """Factor⁻¹ times the covariance of what is observed with other places, `[n, m]`."""
+        seeds = None if seed is None else (self.seed, seed)
+        across = covariance(self.at, at, self.hyperparameters, self.unit.level, seeds)
+        solved: Floats = solve_triangular(
+            self.factor, across, lower=True, overwrite_b=True, check_finite=False
+        )
+        return solved
+
+
+def fit(
+    observations: Observations, start: Hyperparameters | None = None, steps: int = STEPS
+) -> Surface:
+    """Learn the hyperparameters, then condition on all observations.
+
+    The order of the observations does not matter.
+
+    Args:
+        observations: at least one.
+        start: hyperparameters of an earlier fit, to start from; few `steps` are then enough.
+        steps: iterations of L-BFGS at most; 0 takes `start` as it is.
+
+    Raises:
+        ValueError: nothing observed (bad values are refused by `Observations`).
+    """
+    if not len(observations):
+        raise ValueError("a surface needs at least one observation")
+    sorted_, groups = _arranged(observations)
+    unit = _unit(sorted_)
+    value = (sorted_.value - unit.center) / unit.scale
+    extra = np.zeros(len(value))
+    if sorted_.extra_noise is not None:
+        extra = sorted_.extra_noise / unit.scale**2
+    theta = start or prior()
+    theta = _Problem(sorted_, groups, value, extra, unit.level).solve(theta, steps)
+    total = covariance(sorted_.at, sorted_.at, theta, unit.level, (sorted_.seed, sorted_.seed))
+    np.fill_diagonal(total, total.diagonal() + scales(sorted_.at, theta)[1] ** 2 + extra)
+    factor = _factor(total)
+    return Surface(theta, unit, sorted_.at, sorted_.seed, factor, _solve(factor, value))
+
+
+class _Problem:
+    """The negative log posterior of the hyperparameters, and its gradient."""
+
+    def __init__(
+        self,
+        observed: Observations,
+        groups: list[Ints],
+        value: Floats,
+        extra: Floats,
+        level: float,
+    ) -> None:
+        self.contexts, index = np.unique(observed.at.context, return_inverse=True)
+        self.level = level
+        self.groups: list[tuple[Settings, Pairs, Floats, Floats, Ints]] = []
+        for rows in groups:
+            at, seed = observed.at.take(rows), observed.seed[rows]
+            common = pairs(at, at, (seed, seed))
+            self.groups.append((at, common, value[rows], extra[rows], index[rows]))
+        c = len(self.contexts)
+        self.centers = np.array([*(PRIORS[name][0] for name in NAMES), *np.zeros(2 * c)])
+        spreads = [PRIORS[name][1] for name in NAMES]
+        self.spreads = np.array([*spreads, *[AMPLITUDE_SPREAD] * c, *[NOISE_SPREAD] * c])
+
+    def solve(self, start: Hyperparameters, steps: int) -> Hyperparameters:
+        """Minimise from a start."""
+        first = np.concatenate(
+            [[start.values[name] for name in NAMES], *start.factors(self.contexts)]
+        )
+        if steps <= 0:
+            return self.unpacked(first)
+        # In units of the prior's spreads all directions are about equally long.
+        z = np.clip((first - self.centers) / self.spreads, -REACH, REACH)
+        found = minimize(
+            self._objective,
+            z,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-REACH, REACH)] * len(z),
+            options={"maxiter": steps, "ftol": 1e-6, "gtol": 1e-3},
+        )
+        return self.unpacked(self.centers + self.spreads * found.x)
+
+    def unpacked(self, vector: Floats) -> Hyperparameters:
+        """From one vector: values, log factors of A_c, of N_c."""
+        c = len(self.contexts)
+        values = dict(zip(NAMES, vector.tolist(), strict=False))
+        rest = vector[len(NAMES) :]
+        return Hyperparameters(values, self.contexts, rest[:c], rest[c:])
+
+    def _objective(self, z: Floats) -> tuple[float, Floats]:
+        loss, slope = self.likelihood(self.unpacked(self.centers + self.spreads * z))
+        return loss + 0.5 * float(z @ z), slope * self.spreads + z
+
+    def likelihood(self, theta: Hyperparameters) -> tuple[float, Floats]:
+        """Negative log likelihood, less its constant, and its gradient by packed vector."""
+        p, c = len(NAMES), len(self.contexts)
+        loss, slope = 0.0, np.zeros(p + 2 * c)
+        for at, common, value, extra, index in self.groups:
+            parts = pieces(at, at, common, theta, self.level)
+            total = parts.total
+            np.fill_diagonal(total, total.diagonal() + scales(at, theta)[1] ** 2 + extra)
+            factor = _factor(total)
+            weights = _solve(factor, value)
+            loss += 0.5 * float(value @ weights) + float(np.log(factor.diagonal()).sum())
+            inverse, _ = dpotri(factor, lower=1)
+            inverse = np.tril(inverse) + np.tril(inverse, -1).T
+            inverse -= np.outer(weights, weights)
+            named, amplitude, noise = gradient(at, common, theta, parts, inverse)
+            slope[:p] += [named[name] for name in NAMES]
+            slope[p : p + c] += np.bincount(index, amplitude, c)
+            slope[p + c :] += np.bincount(index, noise, c)
+        return loss, slope
+
+
+def _arranged(observations: Observations) -> tuple[Observations, list[Ints]]:
+    """The observations in an order of their own, and groups whose likelihoods are multiplied.
+
+    Contexts are dealt to the groups like cards, so that each holds all fractions and methods.
+    """
+    at = observations.at
+    extra = observations.extra_noise
+    keys = (
+        observations.value if extra is None else extra,
+        observations.value,
+        at.temperature,
+        at.kd_weight,
+        observations.seed,
+        at.context,
+        at.teacher_fraction,
+        at.fraction,
+        at.teacher,
+        at.method,
+    )
+    # A context whose teacher or method was tuned stays together: contexts come first.
+    order = np.lexsort((*keys, at.context))
+    taken = Observations(
+        at.take(order),
+        observations.value[order],
+        observations.seed[order],
+        None if extra is None else extra[order],
+    )
+    n = len(order)
+    count = -(-n // GROUP)
+    if count == 1:
+        return taken, [np.arange(n)]
+    contexts, first = np.unique(taken.at.context, return_index=True)
+    rank = np.lexsort((taken.at.fraction[first], taken.at.teacher[first], taken.at.method[first]))
+    dealt = np.empty(len(contexts), np.int64)
+    dealt[rank] = np.arange(len(contexts)) % count
+    group = dealt[np.searchsorted(contexts, taken.at.context)]
+    rows = [np.flatnonzero(group == g) for g in range(count)]
+    return taken, [part for whole in rows for part in _split(whole)]
+
+
+def _split(rows: Ints) -> Iterator[Ints]:
+    """Parts of at most `GROUP` and a half, for a context larger than that."""
+    if len(rows):
+        yield from np.array_split(rows, -(-len(rows) * 2 // (3 * GROUP)))
+
+
+def _unit(observed: Observations) -> _Unit:
+    """Scale: the usual spread inside a context, or else that of all values."""
+    value = observed.value
+    _, index, count = np.unique(observed.at.context, return_inverse=True, return_counts=True)
+    means = np.bincount(index, value) / count
+    spreads = np.sqrt(np.bincount(index, (value - means[index]) ** 2) / count)
+    overall = float(value.std())
+    tiny = 1e-12 * max(1.0, float(np.abs(value).max()))
+    inside = spreads[spreads > tiny]
+    scale = float(np.median(inside)) if len(inside) else overall
+    if scale <= tiny:
+        scale = 1.0
+    return _Unit(float(value.mean()), scale, (LEVEL_SPREAD * max(overall / scale, 1.0)) ** 2)
+
+
+def _portions(at: Settings, seeds: Ints, size: int = 256) -> Iterator[tuple[Settings, Ints]]:
+    for begin in range(0, len(at), size):
+        rows = slice(begin, begin + size)
+        yield at.take(rows), seeds[rows]
+
+
+def _factor(total: Floats) -> Floats:
+    """Lower Cholesky factor, with as little on the diagonal as it takes."""
+    mean = float(total.diagonal().mean())
+    jitter = JITTER * mean
+    while True:
+        try:
+            factor: Floats = cholesky(
+                total + jitter * np.eye(len(total)), lower=True, check_finite=False
+            )
+        except np.linalg.LinAlgError:
+            jitter *= 10
+            if jitter > mean:
+                raise
+        else:
+            return factor
+
+
+def _solve(factor: Floats, value: Floats) -> Floats:
+    half = solve_triangular(factor, value, lower=True, check_finite=False)
+    whole: Floats = solve_triangular(factor, half, lower=True, trans=1, check_finite=False)
+    return whole
