@@ -165,6 +165,21 @@ def covariance(
     return pieces(a, b, pairs(a, b, seeds), theta, level).total
 
 
+def variance(at: Settings, theta: Hyperparameters, level: float, *, returned: bool) -> Floats:
+    """Prior variance at each place, `[n]`: of the mean over seeds, or of what a trial returns."""
+    v, alpha = theta.values, at.kd_weight
+    amplitude, noise = scales(at, theta)
+    length = np.exp(v["kd_weight_length"])
+    smooth = 2 * np.exp(2 * v["bend"]) * -np.expm1(-0.5 * (alpha / length) ** 2)
+    over = alpha**2 + (np.exp(v["bump"]) * _bump(alpha)) ** 2 + smooth
+    total: Floats = level + amplitude**2 * over
+    if returned:
+        features = _seed_features(alpha)
+        seed = ((features @ _seed_covariance(v)) * features).sum(axis=1)
+        total += noise**2 * (1.0 + at.fraction ** (-2 * v["seed_power"]) * seed)
+    return total
+
+
 class SeedPieces(NamedTuple):
     """Covariance of the seeds' effects and its factors, `[m, n]` each."""
 

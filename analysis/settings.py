@@ -73,6 +73,13 @@ class Settings:
             **{each.name: columns.get(each.name, getattr(self, each.name)) for each in fields(self)}
         )
 
+    def distinct(self) -> tuple["Settings", Ints]:
+        """The different places among these, and which of them each is, `[n]`."""
+        columns = np.column_stack([getattr(self, each.name) for each in fields(self)])
+        rows = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.itemsize * 7))).ravel()
+        _, first, which = np.unique(rows, return_index=True, return_inverse=True)
+        return self.take(first), which
+
     @staticmethod
     def concatenate(parts: Sequence["Settings"]) -> "Settings":
         """Places one after the other."""

@@ -28,6 +28,7 @@ from analysis.kernel import (
     pieces,
     prior,
     scales,
+    variance,
 )
 from analysis.settings import Floats, Ints, Observations, Settings
 
@@ -125,27 +126,23 @@ class Surface:
             `[k, m]`.
         """
         theta, level = self.hyperparameters, self.unit.level
+        places, which = candidates.distinct()
+        both = covariance(places, targets, theta, level)[which]
         returned = self._whitened(candidates, seeds)
-        wanted = self._whitened(targets, None)
-        both = covariance(candidates, targets, theta, level) - returned.T @ wanted
-        return (
-            both * (self.unit.scale / np.sqrt(self._variance(candidates, seeds, returned)))[:, None]
-        )
+        both -= returned.T @ self._whitened(targets, None)
+        both *= (self.unit.scale / np.sqrt(self._variance(candidates, returned)))[:, None]
+        return both
 
     def predicted_variance(self, at: Settings, seeds: Ints) -> Floats:
         """Variance of what each trial alone would return, seed effect and noise in it: `[k]`."""
-        return self.unit.scale**2 * self._variance(at, seeds, self._whitened(at, seeds))
+        return self.unit.scale**2 * self._variance(at, self._whitened(at, seeds))
 
-    def _variance(self, at: Settings, seeds: Ints, whitened: Floats) -> Floats:
+    def _variance(self, at: Settings, whitened: Floats) -> Floats:
         theta, level = self.hyperparameters, self.unit.level
-        noise = scales(at, theta)[1] ** 2
-        total = np.concatenate([
-            covariance(one, one, theta, level, (seed, seed)).diagonal()
-            for one, seed in _portions(at, seeds)
-        ])  # fmt: skip
+        before = variance(at, theta, level, returned=True)
         known = np.einsum("ij,ij->j", whitened, whitened)
-        variance: Floats = np.maximum(total - known, 0.0) + noise
-        return variance
+        # What is left is never less than the noise of the trial itself.
+        return np.maximum(before - known, scales(at, theta)[1] ** 2)
 
     def _whitened(self, at: Settings, seed: Ints | None) -> Floats:
         """Factor⁻¹ times the covariance of what is observed with other places, `[n, m]`."""
@@ -321,12 +318,6 @@ def _unit(observed: Observations) -> _Unit:
     if scale <= tiny:
         scale = 1.0
     return _Unit(float(value.mean()), scale, (LEVEL_SPREAD * max(overall / scale, 1.0)) ** 2)
-
-
-def _portions(at: Settings, seeds: Ints, size: int = 256) -> Iterator[tuple[Settings, Ints]]:
-    for begin in range(0, len(at), size):
-        rows = slice(begin, begin + size)
-        yield at.take(rows), seeds[rows]
 
 
 def _factor(total: Floats) -> Floats:

@@ -218,6 +218,25 @@ def test_a_shared_seed_tells_more_of_differences_than_of_levels():
     assert abs(known[0, 0]) > abs(fresh[0, 0])
 
 
+def test_the_variance_of_a_trial_is_that_of_the_covariance():
+    observed = varied(np.random.default_rng(2))
+    from analysis.kernel import covariance, scales, variance
+
+    theta, at, seed = fit(observed).hyperparameters, observed.at, observed.seed
+    diagonal = covariance(at, at, theta, 4.0).diagonal()
+    assert variance(at, theta, 4.0, returned=False) == pytest.approx(diagonal)
+    diagonal = covariance(at, at, theta, 4.0, (seed, seed)).diagonal() + scales(at, theta)[1] ** 2
+    assert variance(at, theta, 4.0, returned=True) == pytest.approx(diagonal)
+
+
+def test_distinct_places_are_found():
+    at = places([0.1, 0.5, 0.1, 0.1], [0, 0, 0, 1])
+    few, which = at.distinct()
+    assert len(few) == 3
+    assert few.take(which).kd_weight.tolist() == at.kd_weight.tolist()
+    assert few.take(which).context.tolist() == at.context.tolist()
+
+
 def test_extra_noise_lowers_the_weight_of_an_observation(observed):
     at = places([0.5], 0, fraction=FRACTIONS[0])
     more = Settings.concatenate([observed.at, at])
