@@ -56,7 +56,7 @@ def knowledge_gradient(
     may_win = (FAR * moved > behind).any(axis=2)
     rows, contexts = np.nonzero(may_win & (spread > NEGLIGIBLE * spread.max(axis=1, keepdims=True)))
     rise = expected_rise(mean[contexts], change[rows, contexts])
-    total = np.bincount(rows, rise, len(candidates))
+    total: Floats = np.bincount(rows, rise, len(candidates)).astype(np.float64)
     return total if cost is None else total / cost
 
 

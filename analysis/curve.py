@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.errors import AnalysisError, known
-from analysis.estimators import ESTIMATORS, Answer, Estimate, Trials
+from analysis.estimators import DEFAULT, ESTIMATORS, Answer, Estimate, Trials
 from analysis.runs import load_runs
 from trainables.record import CONTEXT_PARAMS, Outcome, curve_metric, curve_step
 
@@ -26,7 +26,7 @@ def best(
     fraction: float | None = None,
     teacher: str | None = None,
     *,
-    estimator: str = "quadratic",
+    estimator: str = DEFAULT,
     level: float = 0.9,
 ) -> "pd.DataFrame":
     """Answer from MLflow which setting is best in each context.
@@ -47,34 +47,37 @@ def best(
         AnalysisError: as `load_runs` and `fit_curve`, or a filter that matches nothing.
     """
     runs = load_runs(name, tracking_uri)
-    wanted = {"method": method, "fraction": fraction, "teacher": teacher}
-    for column, value in wanted.items():
+    asked = runs
+    for column, value in {"method": method, "fraction": fraction, "teacher": teacher}.items():
         if value is not None:
-            runs = _only(runs, column, value)
-    return fit_curve(runs, estimator, level)
+            asked = _only(asked, column, value)
+    # Contexts inform each other: what is asked for must not change the answer.
+    curve = fit_curve(runs, estimator, level)
+    return curve[curve["context"].isin(asked["context"])].reset_index(drop=True)
 
 
-def fit_curve(
-    runs: "pd.DataFrame", estimator: str = "quadratic", level: float = 0.9
-) -> "pd.DataFrame":
+def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9) -> "pd.DataFrame":
     """Estimate the best setting of every context from its complete trials.
 
     Trials that were stopped early, failed or are still running are counted, never fitted. The
     recommended KD weight lies inside the range that was tuned, `attrs["kd_weight_range"]`. The
-    intervals are conditional on the estimator's model, on the seeds that were run, and on the
-    teacher and the pruning scores that all trials of a context share (see `estimators`).
+    intervals are conditional on the estimator's model, and on the teacher and the pruning scores
+    that all trials of a context share; those of `quadratic` and `grid` also on the seeds that were
+    run, while `surface` speaks of the mean over all seeds (see `estimators`, `joint`).
 
     Args:
-        runs: from `load_runs`, whole or filtered.
+        runs: from `load_runs`. With `surface` contexts left out change the answers of the rest.
         estimator: a name of `ESTIMATORS`.
         level: probability inside an interval, in (0, 1).
 
     Returns:
         One row per context: `context` (hash), `label`, the names of `record.CONTEXT_PARAMS`
         (recommended values where they were tuned), `kd_weight`, `score` and `gain` (score
-        minus that at KD weight 0) each with `_low` and `_high`, `score_without_kd` (estimated at
-        KD weight 0), `measured_without_kd` (plain mean of the `n_without_kd` complete trials
-        there), `n_complete`, `n_stopped`, `n_failed`, `n_running`, `n_seeds`, and `reason` where
+        minus that at KD weight 0) and `gain_over_1` (the same for 1) each with `_low` and `_high`,
+        `flat_low` and `flat_high` (between them KD weights score less than 0.001 below the
+        best), `expected_loss` (expected lack of the recommended setting against the best
+        one), `score_without_kd` (estimated at KD weight 0), `measured_without_kd` (plain mean of
+        the `n_without_kd` complete trials there), `n_complete`, `n_stopped`, `n_failed`, `n_running`, `n_seeds`, and `reason` where
         there is no answer (its numbers are then missing). Scores are in the objective's own
         unit. `attrs` adds `contexts` (names), `estimator` and `level` to those of `runs`.
 
@@ -91,9 +94,11 @@ def fit_curve(
         raise AnalysisError(
             f"search {runs.attrs['search']!r} has no complete trial yet: {_tally(runs)}"
         )
+    groups: dict[Hashable, pd.DataFrame] = dict(iter(runs.groupby("context", sort=False)))
+    answers = _answers(groups, runs.attrs, estimator, level)
     rows = [
-        {"context": context, **_context_row(trials, runs.attrs, estimator, level)}
-        for context, trials in runs.groupby("context", sort=False)
+        {"context": context, **_context_row(trials, runs.attrs, answer)}
+        for (context, trials), answer in zip(groups.items(), answers, strict=True)
     ]
     contexts = context_columns(runs)
     order = [name for name in ORDER if name in contexts]
@@ -124,10 +129,9 @@ def fitted_lines(runs: "pd.DataFrame", curve: "pd.DataFrame", points: int = 51) 
 
     kd_weight = np.linspace(0.0, 1.0, points)
     frames = [pd.DataFrame(columns=["context", "kd_weight", "mean", "low", "high"])]
-    for context, trials in runs[usable(runs)].groupby("context", sort=False):
-        answer = ESTIMATORS[curve.attrs["estimator"]](
-            _arrays(trials, runs.attrs), curve.attrs["level"]
-        )
+    groups: dict[Hashable, pd.DataFrame] = dict(iter(runs.groupby("context", sort=False)))
+    answers = _answers(groups, runs.attrs, curve.attrs["estimator"], curve.attrs["level"])
+    for context, answer in zip(groups, answers, strict=True):
         if answer.line is not None:
             mean, low, high = answer.line(kd_weight)
             columns = {"kd_weight": kd_weight, "mean": mean, "low": low, "high": high}
@@ -146,12 +150,21 @@ def usable(runs: "pd.DataFrame") -> "pd.Series[bool]":
     return entering
 
 
+def _answers(
+    groups: Mapping[Hashable, "pd.DataFrame"],
+    search: Mapping[Hashable, Any],
+    estimator: str,
+    level: float,
+) -> list[Answer]:
+    contexts = [_arrays(trials[usable(trials)], search) for trials in groups.values()]
+    return ESTIMATORS[estimator](contexts, level)
+
+
 def _context_row(
-    trials: "pd.DataFrame", search: Mapping[Hashable, Any], estimator: str, level: float
+    trials: "pd.DataFrame", search: Mapping[Hashable, Any], answer: Answer
 ) -> dict[str, object]:
     complete = trials[usable(trials)]
     arrays = _arrays(complete, search)
-    answer = ESTIMATORS[estimator](arrays, level) if len(complete) else Answer("no complete trial")
     without = arrays.score[arrays.kd_weight == 0.0]
     outcomes = trials["outcome"].value_counts()
     stopped = int(outcomes.get(Outcome.STOPPED_EARLY, 0))
@@ -164,9 +177,13 @@ def _context_row(
             for name in CONTEXT_PARAMS
         },
         **_columns("kd_weight", answer.kd_weight),
+        "flat_low": answer.flat[0],
+        "flat_high": answer.flat[1],
         **_columns("score", answer.score),
         "score_without_kd": answer.score_without_kd,
         **_columns("gain", answer.gain),
+        **_columns("gain_over_1", answer.gain_over_1),
+        "expected_loss": answer.expected_loss,
         "measured_without_kd": float(without.mean()) if len(without) else np.nan,
         "n_without_kd": len(without),
         "n_complete": len(complete),
@@ -188,6 +205,11 @@ def _arrays(complete: "pd.DataFrame", search: Mapping[Hashable, Any]) -> Trials:
         seed=complete["seed"].to_numpy(dtype=np.int64),
         others={name: np.array(complete[name].tolist()) for name in others},
         kd_weight_range=search["kd_weight_range"],
+        fixed={
+            name: complete[name].iloc[0]
+            for name in CONTEXT_PARAMS
+            if len(complete) and name not in others
+        },
     )
 
 

@@ -1,11 +1,12 @@
-"""From the complete trials of one context to its best setting: arrays in, an answer out.
+"""Estimators of the best setting: complete trials in, an answer per context out.
 
-Two estimators of the same quantities. `quadratic` fits a parabola over the KD weight and
-recommends the maximum of the fitted mean; `grid` compares the means of the settings that were
-run. Neither recommends the best trial seen: the maximum of noisy values is biased upwards.
+Three estimators of the same quantities. `surface` fits one response surface to all contexts
+(module `joint`). The other two take one context at a time: `quadratic` fits a parabola over the
+KD weight and recommends the maximum of the fitted mean; `grid` compares the means of the settings
+that were run. None recommends the best trial seen: the maximum of noisy values is biased upwards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
@@ -25,6 +26,8 @@ SPARE_TRIALS = 2
 """Complete trials beyond the number of coefficients, so that there is noise to measure."""
 TEMPERATURES = 21
 """Temperatures tried, evenly in the logarithm, between the smallest and largest one run."""
+TOLERANCE = 0.001
+"""A score lower by less than this counts as equally good: 0.1 points of accuracy."""
 MAX_LEVERAGE = 1.0
 """No trial's own leverage is larger: a setting above it lies beyond all that was run."""
 NEEDS_TEACHER = ("temperature", "teacher", "teacher_fraction")
@@ -52,6 +55,7 @@ class Trials:
         seed: `[n]`.
         others: the other tuned parameters by name, `[n]` each.
         kd_weight_range: lowest and highest KD weight to recommend; 0 was run even if outside.
+        fixed: what is the same for all trials of the context, by name.
     """
 
     kd_weight: Floats
@@ -59,6 +63,7 @@ class Trials:
     seed: NDArray[np.int64]
     others: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     kd_weight_range: tuple[float, float] = (0.0, 1.0)
+    fixed: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,33 @@ class Answer:
     score: Estimate = UNKNOWN
     score_without_kd: float = np.nan
     gain: Estimate = UNKNOWN
+    """Over KD weight 0."""
+    gain_over_1: Estimate = UNKNOWN
+    """Over KD weight 1."""
+    flat: tuple[float, float] = (np.nan, np.nan)
+    """The KD weights around the best that are less than `TOLERANCE` worse."""
+    expected_loss: float = np.nan
+    """How much the best setting is expected to be better than the recommended one."""
     others: dict[str, object] = field(default_factory=dict)
     """The other tuned parameters' recommended values; those without effect are left out."""
     line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
     """KD weights `[k]` → fitted mean, low, high `[k]` (None for `grid`)."""
 
 
-Estimator = Callable[[Trials, float], Answer]
+Estimator = Callable[[Sequence[Trials], float], list[Answer]]
+"""The trials of every context and the level of the intervals → an answer each."""
+
+
+def lacking(trials: Trials) -> str | None:
+    """Why a curve over the KD weight cannot be fitted, if it cannot."""
+    weights = len(np.unique(trials.kd_weight))
+    if weights == 0:
+        return "no complete trial"
+    if weights < MIN_KD_WEIGHTS:
+        return f"needs {MIN_KD_WEIGHTS} KD weights with complete trials, has {weights}"
+    if np.ptp(trials.score) <= 1e-12 * max(1.0, float(np.abs(trials.score).max())):
+        return "all complete trials scored the same: no KD weight is better than another"
+    return None
 
 
 def quadratic(trials: Trials, level: float) -> Answer:
@@ -101,11 +126,8 @@ def quadratic(trials: Trials, level: float) -> Answer:
         trials: at least three distinct KD weights and two trials more than coefficients.
         level: probability inside an interval, in (0, 1).
     """
-    weights = len(np.unique(trials.kd_weight))
-    if weights < MIN_KD_WEIGHTS:
-        return Answer(f"needs {MIN_KD_WEIGHTS} KD weights with complete trials, has {weights}")
-    if np.ptp(trials.score) <= 1e-12 * max(1.0, float(np.abs(trials.score).max())):
-        return Answer("all complete trials scored the same: no KD weight is better than another")
+    if (reason := lacking(trials)) is not None:
+        return Answer(reason)
     shift, slope, settings = _features(trials)
     mean_terms = _terms(trials.kd_weight, shift.rows, slope.rows)
     seeds = _seed_terms(trials.seed)
@@ -131,6 +153,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
     best = float(tops[0, chosen])
     tops, heights = _maxima(draws, shift.options[kept], slope.options[kept], bounds)
     sampled = tops[np.arange(len(draws)), heights.argmax(axis=1)]
+    highest = heights.max(axis=1)
     tails = [(1 - level) / 2, (1 + level) / 2]
 
     def at(kd_weight: Floats) -> Floats:
@@ -145,7 +168,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
         low, high = np.quantile(draws @ at(kd_weight).T, tails, axis=0)
         return at(kd_weight) @ center, low, high
 
-    there, without = at(np.array([best, 0.0]))
+    there, without, alone = at(np.array([best, 0.0, 1.0]))
     low, high = np.quantile(sampled, tails)
     return Answer(
         # A flat or upward parabola's maximum jumps between the ends: keep the point inside.
@@ -153,7 +176,10 @@ def quadratic(trials: Trials, level: float) -> Answer:
         score=estimate(there),
         score_without_kd=float(center @ without),
         gain=estimate(there - without),
-        others=_with_effect(settings[chosen], best),
+        gain_over_1=estimate(there - alone),
+        flat=_flat(at(weights := np.linspace(*bounds, 1001)) @ center, weights),
+        expected_loss=float(np.maximum(highest - draws @ there, 0.0).mean()),
+        others=with_effect(settings[chosen], best),
         line=line,
     )
 
@@ -203,12 +229,32 @@ def grid(trials: Trials, level: float) -> Answer:
         kd_weight=Estimate(float(top[0]), float(min(near)), float(max(near))),
         score=Estimate(means[top], means[top] - half, means[top] + half),
         score_without_kd=float(without.mean()) if len(without) else np.nan,
-        gain=Estimate(0.0, 0.0, 0.0) if top[0] == 0.0 else _paired(trials, cells[top], level),
-        others=_with_effect(dict(zip(names, top[1:], strict=True)), float(top[0])),
+        gain=_paired(trials, cells[top], level, 0.0),
+        gain_over_1=_paired(trials, cells[top], level, 1.0),
+        others=with_effect(dict(zip(names, top[1:], strict=True)), float(top[0])),
     )
 
 
-ESTIMATORS: dict[str, Estimator] = {"quadratic": quadratic, "grid": grid}
+def _surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
+    from analysis.joint import surface  # noqa: PLC0415  (scipy, only where it is asked for)
+
+    return surface(contexts, level)
+
+
+def _each(estimate: Callable[[Trials, float], Answer]) -> Estimator:
+    """An estimator of one context for all."""
+    return lambda contexts, level: [
+        estimate(trials, level) if len(trials.score) else Answer("no complete trial")
+        for trials in contexts
+    ]
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "surface": _surface,
+    "quadratic": _each(quadratic),
+    "grid": _each(grid),
+}
+DEFAULT = "surface"
 
 
 class _Part(NamedTuple):
@@ -323,16 +369,19 @@ def _posterior(design: Floats, score: Floats) -> tuple[Floats, Floats]:
     return center, center + steps.T
 
 
-def _paired(trials: Trials, rows: list[int], level: float) -> Estimate:
-    """Mean difference to KD weight 0 over the seeds run at both, with a t-interval."""
+def _paired(trials: Trials, rows: list[int], level: float, reference: float) -> Estimate:
+    """Mean difference to a KD weight over the seeds run at both, with a t-interval."""
     from scipy.special import stdtrit  # noqa: PLC0415
 
-    without = {
-        int(seed): float(trials.score[(trials.seed == seed) & (trials.kd_weight == 0.0)].mean())
-        for seed in np.unique(trials.seed[trials.kd_weight == 0.0])
+    if trials.kd_weight[rows[0]] == reference:
+        return Estimate(0.0, 0.0, 0.0)
+    there = trials.kd_weight == reference
+    compared = {
+        int(seed): float(trials.score[(trials.seed == seed) & there].mean())
+        for seed in np.unique(trials.seed[there])
     }
     gains = np.array(
-        [trials.score[i] - without[s] for i in rows if (s := int(trials.seed[i])) in without]
+        [trials.score[i] - compared[s] for i in rows if (s := int(trials.seed[i])) in compared]
     )
     if len(gains) < 2:  # noqa: PLR2004  (a spread needs two)
         return UNKNOWN
@@ -340,7 +389,14 @@ def _paired(trials: Trials, rows: list[int], level: float) -> Estimate:
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
 
 
-def _with_effect(setting: dict[str, object], kd_weight: float) -> dict[str, object]:
+def _flat(line: Floats, weights: Floats) -> tuple[float, float]:
+    """The ends of the KD weights whose fitted mean is close to the highest."""
+    near = weights[line >= line.max() - TOLERANCE]
+    return float(near[0]), float(near[-1])
+
+
+def with_effect(setting: dict[str, object], kd_weight: float) -> dict[str, object]:
+    """A setting without what has no effect at this KD weight."""
     if kd_weight > 0.0:
         return setting
     return {name: value for name, value in setting.items() if name not in NEEDS_TEACHER}

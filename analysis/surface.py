@@ -32,12 +32,24 @@ from analysis.kernel import (
 )
 from analysis.settings import Floats, Ints, Observations, Settings
 
-__all__ = ["Hyperparameters", "Observations", "Settings", "Surface", "fit"]
+__all__ = [
+    "Hyperparameters",
+    "Observations",
+    "Settings",
+    "Surface",
+    "condition",
+    "fit",
+    "learn",
+    "unit_of",
+]
 
 GROUP = 400
 """Observations whose joint likelihood is taken at once: above it, the hyperparameters maximise
 the product over groups of contexts (a composite likelihood), whose cost grows linearly."""
 STEPS = 40
+FIRST_GROUPS = 2
+"""Groups that a fit without a start begins with, when there are more."""
+LAST_STEPS = 5
 JITTER = 1e-9
 """Added to the diagonal, as a part of its mean; ten times more as often as needed."""
 LEVEL_SPREAD = 3.0
@@ -46,8 +58,8 @@ REACH = 6.0
 """Hyperparameters stay within so many prior standard deviations."""
 
 
-class _Unit(NamedTuple):
-    """Standardised value = (value - center) / scale; `level` is the levels' prior variance."""
+class Unit(NamedTuple):
+    """Values are (value - center) / scale inside; `level` is the levels' prior variance there."""
 
     center: float
     scale: float
@@ -69,7 +81,7 @@ class Surface:
     """
 
     hyperparameters: Hyperparameters
-    unit: _Unit
+    unit: Unit
     at: Settings
     seed: Ints
     factor: Floats
@@ -142,7 +154,8 @@ class Surface:
         before = variance(at, theta, level, returned=True)
         known = np.einsum("ij,ij->j", whitened, whitened)
         # What is left is never less than the noise of the trial itself.
-        return np.maximum(before - known, scales(at, theta)[1] ** 2)
+        left: Floats = np.maximum(before - known, scales(at, theta)[1] ** 2)
+        return left
 
     def _whitened(self, at: Settings, seed: Ints | None) -> Floats:
         """Factor⁻¹ times the covariance of what is observed with other places, `[n, m]`."""
@@ -159,7 +172,8 @@ def fit(
 ) -> Surface:
     """Learn the hyperparameters, then condition on all observations.
 
-    The order of the observations does not matter.
+    The order of the observations does not matter. Both take a time that grows with the cube of
+    their number; for many thousands, `learn` and then `condition` on parts.
 
     Args:
         observations: at least one.
@@ -171,18 +185,56 @@ def fit(
     """
     if not len(observations):
         raise ValueError("a surface needs at least one observation")
-    sorted_, groups = _arranged(observations)
-    unit = _unit(sorted_)
-    value = (sorted_.value - unit.center) / unit.scale
-    extra = np.zeros(len(value))
-    if sorted_.extra_noise is not None:
-        extra = sorted_.extra_noise / unit.scale**2
+    arranged, _ = _arranged(observations)
+    return condition(arranged, learn(arranged, start, steps), unit_of(arranged))
+
+
+def learn(
+    observations: Observations, start: Hyperparameters | None = None, steps: int = STEPS
+) -> Hyperparameters:
+    """The hyperparameters of highest posterior density, in a time linear in the observations.
+
+    Args:
+        observations: at least one.
+        start: where to start.
+        steps: iterations of L-BFGS at most. Without a `start`, many observations are approached
+            through a part of them, and then get `LAST_STEPS`.
+
+    Raises:
+        ValueError: nothing observed.
+    """
+    if not len(observations):
+        raise ValueError("a surface needs at least one observation")
+    arranged, groups = _arranged(observations)
+    unit = unit_of(arranged)
     theta = start or prior()
-    theta = _Problem(sorted_, groups, value, extra, unit.level).solve(theta, steps)
-    total = covariance(sorted_.at, sorted_.at, theta, unit.level, (sorted_.seed, sorted_.seed))
-    np.fill_diagonal(total, total.diagonal() + scales(sorted_.at, theta)[1] ** 2 + extra)
+    if start is None and len(groups) > FIRST_GROUPS and steps > 0:
+        theta = _Problem(arranged, groups[:FIRST_GROUPS], unit).solve(theta, steps)
+        steps = min(steps, LAST_STEPS)
+    return _Problem(arranged, groups, unit).solve(theta, steps)
+
+
+def condition(observations: Observations, theta: Hyperparameters, unit: Unit) -> Surface:
+    """The surface given observations, at fixed hyperparameters.
+
+    Args:
+        observations: at least one.
+        theta: from `learn`.
+        unit: in which they were learnt: `unit_of` the observations they were learnt from.
+    """
+    known, _ = _arranged(observations)
+    value, extra = _standardised(known, unit)
+    total = covariance(known.at, known.at, theta, unit.level, (known.seed, known.seed))
+    np.fill_diagonal(total, total.diagonal() + scales(known.at, theta)[1] ** 2 + extra)
     factor = _factor(total)
-    return Surface(theta, unit, sorted_.at, sorted_.seed, factor, _solve(factor, value))
+    return Surface(theta, unit, known.at, known.seed, factor, _solve(factor, value))
+
+
+def _standardised(observed: Observations, unit: Unit) -> tuple[Floats, Floats]:
+    value = (observed.value - unit.center) / unit.scale
+    if observed.extra_noise is None:
+        return value, np.zeros(len(value))
+    return value, observed.extra_noise / unit.scale**2
 
 
 class _Problem:
@@ -192,12 +244,11 @@ class _Problem:
         self,
         observed: Observations,
         groups: list[Ints],
-        value: Floats,
-        extra: Floats,
-        level: float,
+        unit: Unit,
     ) -> None:
+        value, extra = _standardised(observed, unit)
         self.contexts, index = np.unique(observed.at.context, return_inverse=True)
-        self.level = level
+        self.level = unit.level
         self.groups: list[tuple[Settings, Pairs, Floats, Floats, Ints]] = []
         for rows in groups:
             at, seed = observed.at.take(rows), observed.seed[rows]
@@ -305,8 +356,8 @@ def _split(rows: Ints) -> Iterator[Ints]:
         yield from np.array_split(rows, -(-len(rows) * 2 // (3 * GROUP)))
 
 
-def _unit(observed: Observations) -> _Unit:
-    """Scale: the usual spread inside a context, or else that of all values."""
+def unit_of(observed: Observations) -> Unit:
+    """How these values are standardised: by the spread inside a usual context, or overall."""
     value = observed.value
     _, index, count = np.unique(observed.at.context, return_inverse=True, return_counts=True)
     means = np.bincount(index, value) / count
@@ -317,7 +368,7 @@ def _unit(observed: Observations) -> _Unit:
     scale = float(np.median(inside)) if len(inside) else overall
     if scale <= tiny:
         scale = 1.0
-    return _Unit(float(value.mean()), scale, (LEVEL_SPREAD * max(overall / scale, 1.0)) ** 2)
+    return Unit(float(value.mean()), scale, (LEVEL_SPREAD * max(overall / scale, 1.0)) ** 2)
 
 
 def _factor(total: Floats) -> Floats:

@@ -13,7 +13,7 @@ from trainables.record import Outcome
 
 def test_the_planted_curve_is_recovered(world, curve):
     truth = [world.planted(row.method, row.teacher, row.fraction) for row in curve.itertuples()]
-    assert np.abs(curve["kd_weight"] - truth).max() < 0.06
+    assert np.abs(curve["kd_weight"] - truth).max() < 0.1
     # Each KD weight was run with each seed, so a gain is known to within a few noises.
     gain = 0.1 * np.square(truth)
     assert np.abs(curve["gain"] - gain).max() < 4 * world.NOISE
@@ -61,7 +61,7 @@ def test_lines_pass_through_the_answer(runs, curve):
     assert (peaks["mean"] - answers["score"]).abs().max() < 1e-5
 
 
-def test_best_filters_before_it_fits(store, curve):
+def test_what_is_asked_for_does_not_change_the_answer(store, curve):
     found = best("planted", store, method="el2n", fraction=0.3, teacher="cnn8")
     whole = curve.query("method == 'el2n' and teacher == 'cnn8' and fraction == 0.3")
     assert len(found) == 1
@@ -74,7 +74,7 @@ def test_best_filters_before_it_fits(store, curve):
         ({"method": "grand"}, "method 'grand' is not in search 'planted'; known: el2n, random"),
         ({"fraction": 0.2}, "known: 0.1, 0.3, 0.5, 0.9"),
         ({"teacher": "vit"}, "known: cnn32, cnn8"),
-        ({"estimator": "magic"}, "known: quadratic, grid"),
+        ({"estimator": "magic"}, "known: surface, quadratic, grid"),
         ({"level": 1.0}, "level 1 is not inside"),
     ],
 )

@@ -149,7 +149,8 @@ def test_intervals_stay_inside_the_range_too():
     rng = np.random.default_rng(0)
     score = parabola(GRID, 0.3) + rng.normal(0, 0.02, 12)
     for name, estimator in ESTIMATORS.items():
-        kd_weight = estimator(Trials(GRID, score, SEEDS, kd_weight_range=(0.2, 0.4)), 0.9).kd_weight
+        trials = Trials(GRID, score, SEEDS, kd_weight_range=(0.2, 0.4))
+        (kd_weight,) = (answer.kd_weight for answer in estimator([trials], 0.9))
         assert 0.2 <= kd_weight.low <= kd_weight.high <= 0.4, name
 
 
@@ -194,5 +195,5 @@ def test_the_grid_needs_a_repeated_setting():
 def test_duplicates_work(name):
     weight = np.repeat([0.0, 0.5, 1.0], 4)
     score = parabola(weight) + np.tile([0, 0.001, 0, 0.001], 3)
-    answer = ESTIMATORS[name](Trials(weight, score, np.zeros(12, dtype=int)), 0.9)
+    (answer,) = ESTIMATORS[name]([Trials(weight, score, np.zeros(12, dtype=int))], 0.9)
     assert answer.reason is None

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from analysis.kernel import NAMES, PRIORS, prior
-from analysis.surface import Hyperparameters, Observations, Settings, _arranged, _Problem, fit
+from analysis.surface import (
+    Hyperparameters,
+    Observations,
+    Settings,
+    Unit,
+    _arranged,
+    _Problem,
+    condition,
+    fit,
+)
 
 FRACTIONS = np.array([0.05, 0.1, 0.3, 0.6, 0.9])
 
@@ -96,8 +105,7 @@ def varied(rng, n=60):
 def test_gradients_equal_finite_differences(draw):
     rng = np.random.default_rng(draw)
     observed, groups = _arranged(varied(rng))
-    value, extra = (observed.value - 0.5) / 0.1, observed.extra_noise / 0.01
-    problem = _Problem(observed, groups, value, extra, 9.0)
+    problem = _Problem(observed, groups, Unit(0.5, 0.1, 9.0))
     z = rng.normal(0, 0.3, len(problem.centers))
     vector = problem.centers + problem.spreads * z
     _, slope = problem.likelihood(problem.unpacked(vector))
@@ -174,16 +182,12 @@ def expected(observed, surface, at, seed):
 
 def refitted(observed, surface, at, seed, value):
     """The observations and more, standardised as before, at the same hyperparameters."""
-    import analysis.surface as module
-
     more = Observations(
         Settings.concatenate([observed.at, at]),
         np.append(observed.value, value),
         np.append(observed.seed, seed),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_unit", lambda _: surface.unit)
-        return fit(more, surface.hyperparameters, steps=0)
+    return condition(more, surface.hyperparameters, surface.unit)
 
 
 @pytest.mark.parametrize("seed", [0, 5])

@@ -1,0 +1,166 @@
+"""The estimator `surface`: one response surface fitted to the trials of all contexts.
+
+Contexts inform each other as far as they agree, and the size of seed effects and noise is
+learnt from all of them. Recommended is the maximum of a context's posterior mean.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+
+from analysis.estimators import TEMPERATURES, Answer, Trials, lacking, with_effect
+from analysis.optimum import FREEDOM, INFLATION, find_optimum
+from analysis.settings import Floats, Ints, Observations, Settings
+from analysis.surface import Surface, condition, fit, learn, unit_of
+
+LEAST_TRIALS = 5
+"""Complete trials, over all contexts, that tell noise from shape."""
+TOGETHER = 1500
+"""Up to so many trials all contexts are conditioned on together."""
+PORTION = 400
+"""Above, contexts are conditioned on in portions of neighbours of about so many trials."""
+DEFAULTS = {"fraction": 1.0, "teacher_fraction": 1.0, "temperature": 1.0}
+"""Of parameters that say nothing here: all contexts then have the same."""
+COARSE = 7
+"""Temperatures tried where there are other tuned values too."""
+
+
+def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
+    """Answer for every context from one surface fitted to all.
+
+    Args:
+        contexts: complete trials; a context is answered for with three distinct KD weights.
+        level: probability inside an interval, in (0, 1).
+    """
+    reasons = [lacking(trials) for trials in contexts]
+    filled = [i for i, trials in enumerate(contexts) if len(trials.score)]
+    total = sum(len(trials.score) for trials in contexts)
+    if total < LEAST_TRIALS:
+        few = f"needs {LEAST_TRIALS} complete trials, has {total}"
+        return [Answer(reason or few) for reason in reasons]
+    answers = [Answer(reason) for reason in reasons]
+    if all(reasons):
+        return answers
+    codes = _Codes()
+    observed = Observations(
+        Settings.concatenate([codes.settings(i, contexts[i]) for i in filled]),
+        np.concatenate([contexts[i].score for i in filled]),
+        np.concatenate([contexts[i].seed for i in filled]),
+    )
+    for indices, fitted in _surfaces(observed):
+        for i in indices.tolist():
+            if reasons[i] is None:
+                answers[i] = _answer(fitted, codes, i, contexts[i], level)
+    return answers
+
+
+def _surfaces(observed: Observations) -> Iterator[tuple[Ints, Surface]]:
+    """Contexts with the surface that answers for them: one, or one per portion of many trials."""
+    contexts, first, count = np.unique(observed.at.context, return_index=True, return_counts=True)
+    if len(observed) <= TOGETHER:
+        yield contexts, fit(observed)
+        return
+    theta, unit = learn(observed), unit_of(observed)
+    at = observed.at.take(first)
+    order = np.lexsort((at.fraction, at.teacher, at.method))
+    portion = np.cumsum(count[order]) // PORTION
+    for each in np.unique(portion):
+        mine = contexts[order[portion == each]]
+        rows = np.flatnonzero(np.isin(observed.at.context, mine))
+        part = Observations(observed.at.take(rows), observed.value[rows], observed.seed[rows])
+        yield mine, condition(part, theta, unit)
+
+
+class _Codes:
+    """Numbers for names, as the surface takes them."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, Hashable], int] = {}
+
+    def number(self, kind: str, value: Hashable) -> int:
+        known = [key for key in self._numbers if key[0] == kind]
+        return self._numbers.setdefault((kind, value), len(known))
+
+    def settings(
+        self, context: int, trials: Trials, values: dict[str, list[object]] | None = None
+    ) -> Settings:
+        """The settings of a context's trials, or with these values in place of tuned ones."""
+        columns: dict[str, list[object]] = {
+            name: np.asarray(column).tolist() for name, column in trials.others.items()
+        }
+        columns = columns if values is None else values
+        kd_weight = trials.kd_weight if values is None else np.zeros(1)
+        n = max([len(kd_weight), *map(len, columns.values())])
+        setting = {**DEFAULTS, **trials.fixed}
+
+        def column(name: str) -> list[object]:
+            return columns[name] if name in columns else [setting.get(name)] * n
+
+        def numbers(name: str) -> Floats:
+            return np.array(column(name), dtype=np.float64)
+
+        # Whatever else tells contexts apart changes the training like another method does.
+        rest = tuple(
+            sorted(
+                (name, str(value))
+                for name, value in trials.fixed.items()
+                if name not in ("method", "teacher", *DEFAULTS)
+            )
+        )
+        return Settings(
+            context=np.full(n, context),
+            method=np.array([self.number("method", (str(m), rest)) for m in column("method")]),
+            fraction=numbers("fraction"),
+            teacher=np.array([self.number("teacher", str(t)) for t in column("teacher")]),
+            teacher_fraction=numbers("teacher_fraction"),
+            temperature=numbers("temperature"),
+            kd_weight=np.broadcast_to(kd_weight, (n,)),
+        )
+
+
+def _answer(fitted: Surface, codes: _Codes, index: int, trials: Trials, level: float) -> Answer:
+    values, options = _options(trials)
+    optimum = find_optimum(
+        fitted, codes.settings(index, trials, values), trials.kd_weight_range, level
+    )
+    best = optimum.kd_weight.value
+    return Answer(
+        kd_weight=optimum.kd_weight,
+        flat=optimum.flat,
+        score=optimum.score,
+        score_without_kd=optimum.score_without_kd,
+        gain=optimum.gain,
+        gain_over_1=optimum.gain_over_1,
+        expected_loss=optimum.expected_loss,
+        others=with_effect(options[optimum.option], best),
+        line=_line(fitted, optimum.at, level),
+    )
+
+
+def _options(trials: Trials) -> tuple[dict[str, list[object]], list[dict[str, object]]]:
+    """The combinations of the other tuned values to choose from: as columns, and one by one."""
+    tried: dict[str, list[object]] = {}
+    for name, column in trials.others.items():
+        levels = np.unique(column).tolist()
+        if name == "temperature" and len(levels) > 1:
+            count = TEMPERATURES if len(trials.others) == 1 else COARSE
+            levels = np.geomspace(levels[0], levels[-1], count).tolist()
+        tried[name] = levels
+    options: list[dict[str, object]] = [{}]
+    for name, levels in tried.items():
+        options = [{**option, name: value} for option in options for value in levels]
+    return {name: [option[name] for option in options] for name in tried}, options
+
+
+def _line(
+    fitted: Surface, at: Settings, level: float
+) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
+    def line(kd_weight: Floats) -> tuple[Floats, Floats, Floats]:
+        rows = np.zeros(len(kd_weight), dtype=np.int64)
+        mean, covariance = fitted.posterior(at.take(rows).replace(kd_weight=kd_weight))
+        quantile = INFLATION * float(stdtrit(FREEDOM, (1 + level) / 2))
+        half = quantile * np.sqrt(np.maximum(covariance.diagonal(), 0.0))
+        return mean, mean - half, mean + half
+
+    return line
