@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.estimators import TEMPERATURES, Answer, Trials, lacking, with_effect
-from analysis.optimum import FREEDOM, INFLATION, find_optimum
+from analysis.optimum import FREEDOM, SCORE_SCALE, find_optimum
 from analysis.settings import Floats, Ints, Observations, Settings
 from analysis.surface import Surface, condition, fit, learn, unit_of
 
@@ -159,7 +159,7 @@ def _line(
     def line(kd_weight: Floats) -> tuple[Floats, Floats, Floats]:
         rows = np.zeros(len(kd_weight), dtype=np.int64)
         mean, covariance = fitted.posterior(at.take(rows).replace(kd_weight=kd_weight))
-        quantile = INFLATION * float(stdtrit(FREEDOM, (1 + level) / 2))
+        quantile = SCORE_SCALE * float(stdtrit(FREEDOM, (1 + level) / 2))
         half = quantile * np.sqrt(np.maximum(covariance.diagonal(), 0.0))
         return mean, mean - half, mean + half
 
