@@ -373,9 +373,9 @@ def _factor(total: Floats) -> Floats:
     jitter = JITTER * mean
     while True:
         try:
-            factor: Floats = cholesky(
-                total + jitter * np.eye(len(total)), lower=True, check_finite=False
-            )
+            lifted = total.copy()
+            np.fill_diagonal(lifted, lifted.diagonal() + jitter)
+            factor: Floats = cholesky(lifted, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
             jitter *= 10
             if jitter > mean:
