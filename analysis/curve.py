@@ -77,9 +77,10 @@ def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9
         `flat_low` and `flat_high` (between them KD weights score less than 0.001 below the
         best), `expected_loss` (expected lack of the recommended setting against the best
         one), `score_without_kd` (estimated at KD weight 0), `measured_without_kd` (plain mean of
-        the `n_without_kd` complete trials there), `n_complete`, `n_stopped`, `n_failed`, `n_running`, `n_seeds`, and `reason` where
-        there is no answer (its numbers are then missing). Scores are in the objective's own
-        unit. `attrs` adds `contexts` (names), `estimator` and `level` to those of `runs`.
+        the `n_without_kd` complete trials there), `n_complete`, `n_stopped`, `n_failed`,
+        `n_running`, `n_seeds`, and `reason` where there is no answer (its numbers are then
+        missing). Scores are in the objective's own unit. `attrs` adds `contexts` (names),
+        `estimator` and `level` to those of `runs`.
 
     Raises:
         AnalysisError: unknown estimator, a level outside (0, 1), or no complete trial at all.

@@ -20,6 +20,7 @@ DRAWS = 4000
 """Posterior draws behind an interval."""
 DRAW_SEED = 20_230_611
 """Fixed: the same trials give the same interval."""
+SAME = "all complete trials scored the same: no KD weight is better than another"
 MIN_KD_WEIGHTS = 3
 """Distinct KD weights that a parabola needs."""
 SPARE_TRIALS = 2
@@ -80,15 +81,18 @@ class Answer:
     """Over KD weight 1."""
     flat: tuple[float, float] = (np.nan, np.nan)
     """The KD weights around the best that are less than `TOLERANCE` worse."""
-    expected_loss: float = np.nan
-    """How much the best setting is expected to be better than the recommended one."""
+    loss: Floats | None = None
+    """Draws from the posterior of how much better the best setting is than the recommended one,
+    `[draws]`, at least 0 (None for `grid`)."""
     others: dict[str, object] = field(default_factory=dict)
     """The other tuned parameters' recommended values; those without effect are left out."""
     line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
     """KD weights `[k]` → fitted mean, low, high `[k]` (None for `grid`)."""
-    loss: Floats | None = None
-    """Draws from the posterior of what the recommended setting loses against the best one,
-    `[DRAWS]`, at least 0 (None for `grid`)."""
+
+    @property
+    def expected_loss(self) -> float:
+        """How much better the best setting is expected to be than the recommended one."""
+        return np.nan if self.loss is None else float(self.loss.mean())
 
 
 Estimator = Callable[[Sequence[Trials], float], list[Answer]]
@@ -102,16 +106,13 @@ def lacking(trials: Trials) -> str | None:
         return "no complete trial"
     if weights < MIN_KD_WEIGHTS:
         return f"needs {MIN_KD_WEIGHTS} KD weights with complete trials, has {weights}"
-    if _constant(trials):
-        return "all complete trials scored the same: no KD weight is better than another"
-    return None
+    return SAME if is_constant(trials) else None
 
 
-def _constant(trials: Trials) -> bool:
-    """Whether three KD weights or more were run, and all scored the same."""
-    enough = len(np.unique(trials.kd_weight)) >= MIN_KD_WEIGHTS
+def is_constant(trials: Trials) -> bool:
+    """Whether all scored the same: whatever is recommended, nothing is lost."""
     tiny = 1e-12 * max(1.0, float(np.abs(trials.score).max(initial=0.0)))
-    return enough and float(np.ptp(trials.score)) <= tiny
+    return bool(np.ptp(trials.score) <= tiny)
 
 
 def quadratic(trials: Trials, level: float) -> Answer:
@@ -137,7 +138,7 @@ def quadratic(trials: Trials, level: float) -> Answer:
         level: probability inside an interval, in (0, 1).
     """
     if (reason := lacking(trials)) is not None:
-        return Answer(reason, loss=np.zeros(DRAWS) if _constant(trials) else None)
+        return Answer(reason)
     shift, slope, settings = _features(trials)
     mean_terms = _terms(trials.kd_weight, shift.rows, slope.rows)
     seeds = _seed_terms(trials.seed)
@@ -179,7 +180,6 @@ def quadratic(trials: Trials, level: float) -> Answer:
         return at(kd_weight) @ center, low, high
 
     there, without, alone = at(np.array([best, 0.0, 1.0]))
-    lost = np.maximum(highest - draws @ there, 0.0)  # rounding may leave -1e-17
     low, high = np.quantile(sampled, tails)
     return Answer(
         # A flat or upward parabola's maximum jumps between the ends: keep the point inside.
@@ -189,10 +189,9 @@ def quadratic(trials: Trials, level: float) -> Answer:
         gain=estimate(there - without),
         gain_over_1=estimate(there - alone),
         flat=_flat(at(weights := np.linspace(*bounds, 1001)) @ center, weights),
-        expected_loss=float(lost.mean()),
+        loss=np.maximum(highest - draws @ there, 0.0),  # rounding may leave -1e-17
         others=with_effect(settings[chosen], best),
         line=line,
-        loss=lost,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.estimators import TEMPERATURES, Answer, Trials, lacking, with_effect
-from analysis.optimum import FREEDOM, INFLATION, find_optimum
+from analysis.optimum import FREEDOM, SCORE_SCALE, find_optimum
 from analysis.settings import Floats, Ints, Observations, Settings
 from analysis.surface import Surface, condition, fit, learn, unit_of
 
@@ -132,7 +132,7 @@ def _answer(fitted: Surface, codes: _Codes, index: int, trials: Trials, level: f
         score_without_kd=optimum.score_without_kd,
         gain=optimum.gain,
         gain_over_1=optimum.gain_over_1,
-        expected_loss=optimum.expected_loss,
+        loss=optimum.loss,
         others=with_effect(options[optimum.option], best),
         line=_line(fitted, optimum.at, level),
     )
@@ -159,7 +159,7 @@ def _line(
     def line(kd_weight: Floats) -> tuple[Floats, Floats, Floats]:
         rows = np.zeros(len(kd_weight), dtype=np.int64)
         mean, covariance = fitted.posterior(at.take(rows).replace(kd_weight=kd_weight))
-        quantile = INFLATION * float(stdtrit(FREEDOM, (1 + level) / 2))
+        quantile = SCORE_SCALE * float(stdtrit(FREEDOM, (1 + level) / 2))
         half = quantile * np.sqrt(np.maximum(covariance.diagonal(), 0.0))
         return mean, mean - half, mean + half
 

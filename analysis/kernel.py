@@ -1,6 +1,6 @@
 """The covariance of the response surface, and its derivatives.
 
-    score = level(method, f) + A_c g(α, f, τ, teacher, f_t, method) + N_c (seed effect + noise)
+    score = level(method, f) + A_c g(α, f, τ, teacher, f_t, method) + S_c seed effect + N_c noise
 
 - `level` is the score at α = 0, one per method and fraction, with a wide prior: it is learnt from
   the data alone.
@@ -9,7 +9,7 @@
   the last two with their own weights; it varies smoothly with log f, log τ and log f_t, and has one
   correlation between any two methods and one between any two teachers. A part of its variance
   belongs to the context alone, so that a context may disagree with its siblings.
-- A_c and N_c, the scales of a context, are powers of f times a factor of its own near 1: small
+- A_c, S_c and N_c, the scales of a context, are powers of f times a factor of its own near 1: small
   fractions vary by tens of points, large ones by tenths.
 - The effect of a seed is e0 (1-α) + e1 α + e2 4α(1-α), per context, with a part common to
   contexts at nearby fractions (their subsets are nested and their initial weights equal).
@@ -25,9 +25,9 @@ import numpy as np
 from analysis.settings import Floats, Ints, Settings
 
 PRIORS: dict[str, tuple[float, float]] = {
-    "amplitude": (0.0, 1.5),
+    "amplitude": (0.0, 0.8),
     "amplitude_power": (0.5, 0.5),
-    "bump": (-0.5, 0.7),
+    "bump": (0.0, 0.7),
     "bend": (-0.5, 0.7),
     "kd_weight_length": (float(np.log(0.35)), 0.35),
     "fraction_length": (0.3, 0.5),
@@ -38,11 +38,11 @@ PRIORS: dict[str, tuple[float, float]] = {
     "own": (-1.5, 1.0),
     "noise": (float(np.log(0.15)), 1.0),
     "noise_power": (0.5, 0.4),
-    "seed_power": (0.0, 0.3),
-    "seed_at_0": (0.0, 1.2),
-    "seed_at_1": (0.0, 1.2),
+    "seed_power": (0.5, 0.4),
+    "seed_at_0": (float(np.log(0.2)), 1.0),
+    "seed_at_1": (float(np.log(0.2)), 1.0),
     "seed_correlation": (0.3, 0.5),
-    "seed_bump": (-1.0, 0.7),
+    "seed_bump": (float(np.log(0.05)), 1.0),
     "seed_common": (-2.0, 1.0),
 }
 """Mean and standard deviation of each hyperparameter's normal prior: logarithms of scales and
@@ -52,6 +52,15 @@ AMPLITUDE_SPREAD = 1.0
 """Standard deviation of log A_c around its power law in f."""
 NOISE_SPREAD = 0.5
 """The same of log N_c."""
+SEED_SPREAD = 0.5
+"""The same of log S_c."""
+LINEAR = 6.0
+"""Prior standard deviation of g's slope, for A_c = 1. Wide: shrinking the slope, which seeds share
+with the mean, would move the best KD weight towards the middle."""
+NUGGET = 0.02
+"""Standard deviation of noise that is always there: without it, values that lie exactly on few
+features (a deterministic metric) would be worth any distortion of the rest."""
+SPREADS = (AMPLITUDE_SPREAD, NOISE_SPREAD, SEED_SPREAD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,28 +70,26 @@ class Hyperparameters:
     Args:
         values: by name, see `PRIORS`.
         contexts: indices of the contexts that have factors of their own, `[c]`, ascending.
-        amplitude: log A_c beyond its power law, `[c]`.
-        noise: log N_c beyond its power law, `[c]`.
+        factors: logarithms of A_c, N_c and S_c beyond their power laws, `[3, c]`.
     """
 
     values: dict[str, float]
     contexts: Ints
-    amplitude: Floats
-    noise: Floats
+    factors: Floats
 
-    def factors(self, contexts: Ints) -> tuple[Floats, Floats]:
-        """Log factors of these contexts, `[n]` each; 0 for one never seen."""
+    def factors_of(self, contexts: Ints) -> Floats:
+        """Log factors of these contexts, `[3, n]`; 0 for one never seen."""
         if not len(self.contexts):
-            return np.zeros(len(contexts)), np.zeros(len(contexts))
+            return np.zeros((3, len(contexts)))
         at = np.minimum(np.searchsorted(self.contexts, contexts), len(self.contexts) - 1)
-        seen = self.contexts[at] == contexts
-        return np.where(seen, self.amplitude[at], 0.0), np.where(seen, self.noise[at], 0.0)
+        factors: Floats = np.where(self.contexts[at] == contexts, self.factors[:, at], 0.0)
+        return factors
 
 
 def prior() -> Hyperparameters:
     """What is believed before any trial."""
     values = {name: mean for name, (mean, _) in PRIORS.items()}
-    return Hyperparameters(values, np.empty(0, np.int64), np.empty(0), np.empty(0))
+    return Hyperparameters(values, np.empty(0, np.int64), np.empty((3, 0)))
 
 
 class Pairs(NamedTuple):
@@ -134,14 +141,30 @@ def _nonzero(distance: Floats) -> Floats | None:
     return distance if distance.any() else None
 
 
-def scales(at: Settings, theta: Hyperparameters) -> tuple[Floats, Floats]:
-    """A_c and N_c at every place, `[n]` each."""
+class Scales(NamedTuple):
+    """A_c, N_c and S_c at every place, `[n]` each."""
+
+    amplitude: Floats
+    noise: Floats
+    seed: Floats
+
+
+def scales(at: Settings, theta: Hyperparameters) -> Scales:
+    """The scales of the places' contexts; that of seeds leaves out their size at α = 0 and 1."""
     v, rarity = theta.values, -np.log(at.fraction)
-    amplitude, noise = theta.factors(at.context)
-    return (
+    amplitude, noise, seed = theta.factors_of(at.context)
+    return Scales(
         np.exp(v["amplitude"] + v["amplitude_power"] * rarity + amplitude),
         np.exp(v["noise"] + v["noise_power"] * rarity + noise),
+        np.exp(v["seed_power"] * rarity + seed),
     )
+
+
+def noise_variance(at: Settings, theta: Hyperparameters) -> Floats:
+    """Of a single trial, its seed's effect aside, `[n]`."""
+    noise = scales(at, theta).noise
+    total: Floats = noise * noise + NUGGET**2
+    return total
 
 
 def covariance(
@@ -168,15 +191,15 @@ def covariance(
 def variance(at: Settings, theta: Hyperparameters, level: float, *, returned: bool) -> Floats:
     """Prior variance at each place, `[n]`: of the mean over seeds, or of what a trial returns."""
     v, alpha = theta.values, at.kd_weight
-    amplitude, noise = scales(at, theta)
+    amplitude, _, spread = scales(at, theta)
     length = np.exp(v["kd_weight_length"])
     smooth = 2 * np.exp(2 * v["bend"]) * -np.expm1(-0.5 * (alpha / length) ** 2)
-    over = alpha**2 + (np.exp(v["bump"]) * _bump(alpha)) ** 2 + smooth
+    over = (LINEAR * alpha) ** 2 + (np.exp(v["bump"]) * _bump(alpha)) ** 2 + smooth
     total: Floats = level + amplitude**2 * over
     if returned:
         features = _seed_features(alpha)
         seed = ((features @ _seed_covariance(v)) * features).sum(axis=1)
-        total += noise**2 * (1.0 + at.fraction ** (-2 * v["seed_power"]) * seed)
+        total = total + noise_variance(at, theta) + spread**2 * seed
     return total
 
 
@@ -189,7 +212,7 @@ class SeedPieces(NamedTuple):
     shape: Floats
     """Over α."""
     scale: Floats
-    """N_c with the effects' power of f."""
+    """S_c of both places."""
 
 
 class Pieces(NamedTuple):
@@ -212,17 +235,17 @@ class Pieces(NamedTuple):
 def pieces(a: Settings, b: Settings, common: Pairs, theta: Hyperparameters, level: float) -> Pieces:
     """The covariance in pieces; see `covariance`."""
     v = theta.values
-    (amp_a, noise_a), (amp_b, noise_b) = scales(a, theta), scales(b, theta)
+    size_a, size_b = scales(a, theta), scales(b, theta)
     height = np.exp(v["bump"])
     smooth = np.exp(2 * v["bend"]) * _from_zero(
         a.kd_weight, b.kd_weight, common.kd_weight, np.exp(v["kd_weight_length"])
     )
-    over = smooth + np.outer(a.kd_weight, b.kd_weight)
+    over = smooth + LINEAR**2 * np.outer(a.kd_weight, b.kd_weight)
     over += np.outer(height * _bump(a.kd_weight), height * _bump(b.kd_weight))
     near = 1.0 if common.fraction is None else _near(common.fraction, v["fraction_length"])
     own = _share(v["own"])
     belonging = own * common.context + (1 - own) * near
-    scale = np.outer(amp_a, amp_b)
+    scale = np.outer(size_a.amplitude, size_b.amplitude)
     for distance, name in (
         (common.temperature, "temperature_length"),
         (common.teacher_fraction, "teacher_fraction_length"),
@@ -237,7 +260,7 @@ def pieces(a: Settings, b: Settings, common: Pairs, theta: Hyperparameters, leve
             scale *= 1.0 - (1.0 - _share(v[name])) * differs
     total = level * common.level
     total += over * belonging * scale
-    seed = _seed_pieces(a, b, common, v, near, noise_a, noise_b)
+    seed = _seed_pieces(a, b, common, v, near, np.outer(size_a.seed, size_b.seed))
     if seed is not None:
         total += seed.total
     return Pieces(total, over, smooth, near, belonging, scale, seed)
@@ -249,23 +272,20 @@ def _seed_pieces(
     common: Pairs,
     v: dict[str, float],
     near: Floats | float,
-    noise_a: Floats,
-    noise_b: Floats,
+    scale: Floats,
 ) -> SeedPieces | None:
     shared = _share(v["seed_common"])
     if common.seed is None:
         return None
     belonging = common.seed * (shared * near + (1 - shared) * common.context)
     shape = _seed_features(a.kd_weight) @ _seed_covariance(v) @ _seed_features(b.kd_weight).T
-    power_a, power_b = (at.fraction ** -v["seed_power"] for at in (a, b))
-    scale = np.outer(noise_a * power_a, noise_b * power_b)
     return SeedPieces(belonging * shape * scale, belonging, shape, scale)
 
 
 def gradient(
     at: Settings, common: Pairs, theta: Hyperparameters, parts: Pieces, weight: Floats
-) -> tuple[dict[str, float], Floats, Floats]:
-    """Derivatives of ½ tr(weight K), K = covariance + diag(N_c²), the weight held fixed.
+) -> tuple[dict[str, float], Floats]:
+    """Derivatives of ½ tr(weight K), K the covariance with noise, the weight held fixed.
 
     Args:
         at: n places.
@@ -275,8 +295,8 @@ def gradient(
         weight: symmetric, `[n, n]`.
 
     Returns:
-        By name of hyperparameter; and with respect to log A_c and log N_c at every place, `[n]`
-        each, to be added up per context.
+        By name of hyperparameter; and with respect to the logs of A_c, N_c and S_c at every place,
+        `[3, n]`, to be added up per context.
 
     Raises:
         ValueError: no seeds.
@@ -314,12 +334,11 @@ def gradient(
         (common.teacher, "teacher_correlation"),
     ):
         out[name] = 0.0 if differs is None else 0.5 * _dot(shape, differs) * (1 - _share(v[name]))
-    seed = weight * parts.seed.total
-    effects = seed.sum(axis=1)
-    noise = effects + np.diag(weight) * scales(at, theta)[1] ** 2
-    out["noise"] = noise.sum()
-    out["noise_power"] = noise @ rarity
-    out["seed_power"] = effects @ rarity
+    effects = (weight * parts.seed.total).sum(axis=1)
+    noise = weight.diagonal() * np.square(scales(at, theta).noise)
+    out["noise"] = float(noise.sum())
+    out["noise_power"] = float(noise @ rarity)
+    out["seed_power"] = float(effects @ rarity)
     scaled = weight * parts.seed.scale
     features = _seed_features(alpha)
     inner = features.T @ (scaled * parts.seed.belonging) @ features
@@ -338,7 +357,7 @@ def gradient(
         spread = common.fraction * parts.near
         both_parts = (1 - own) * _dot(apart, spread) + shared * _dot(scaled, spread)
         out["fraction_length"] = 0.5 * both_parts * np.exp(-2 * v["fraction_length"])
-    return out, amplitude, noise
+    return out, np.stack([amplitude, noise, effects])
 
 
 def _share(logit: float) -> float:
@@ -376,7 +395,7 @@ def _seed_features(alpha: Floats) -> Floats:
 
 
 def _seed_covariance(v: dict[str, float]) -> Floats:
-    """Of a seed's effects at α = 0, at 1 and between, in units of the noise, `[3, 3]`."""
+    """Of a seed's effects at α = 0, at 1 and between, `[3, 3]`."""
     at_0, at_1 = np.exp(v["seed_at_0"]), np.exp(v["seed_at_1"])
     both = np.tanh(v["seed_correlation"]) * at_0 * at_1
     between = np.exp(2 * v["seed_bump"])

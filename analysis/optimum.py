@@ -23,10 +23,12 @@ DRAWS = 2000
 DRAW_SEED = 20_230_611
 """Fixed: the same trials give the same interval."""
 FREEDOM = 5
-INFLATION = 1.3
+KD_WEIGHT_SCALE = 1.3
+SCORE_SCALE = 1.8
 """Intervals are those of a multivariate t with so many degrees of freedom, of the posterior's scale
-times this: a context's noise and the rest of the hyperparameters are estimated from few trials.
-Chosen with `benchmarks/coverage.py`. The expected loss is the posterior's own."""
+times these: for the best KD weight, and for scores and gains. A context's noise and seed effects
+are estimated from few seeds; a gain contains a seed's effects in full, the place of the maximum
+hardly. Chosen with `benchmarks/coverage.py`. The expected loss is the posterior's own."""
 MOST_OPTIONS = 12
 """Combinations of the other tuned values whose curves are drawn jointly at most."""
 CAUTION = 2.0
@@ -51,8 +53,8 @@ class Optimum:
     """Over KD weight 0."""
     gain_over_1: Estimate
     """Over KD weight 1."""
-    expected_loss: float
-    """E[best setting's score - recommended setting's score], over what is not known."""
+    loss: Floats
+    """Draws of how much better the best setting is than the recommended one, `[draws]`, >= 0."""
 
 
 def find_optimum(
@@ -60,7 +62,6 @@ def find_optimum(
     options: Settings,
     kd_weight_range: tuple[float, float] = (0.0, 1.0),
     level: float = 0.9,
-    inflation: float = INFLATION,
 ) -> Optimum:
     """The best setting of one context.
 
@@ -70,18 +71,17 @@ def find_optimum(
             weights are not used.
         kd_weight_range: lowest and highest KD weight to recommend.
         level: probability inside an interval, in (0, 1).
-        inflation: multiplies the scale of the intervals.
     """
     low, high = kd_weight_range
     weights = np.unique(np.concatenate([np.linspace(low, high, KD_WEIGHTS), [0.0, 1.0]]))
     allowed = (weights >= low) & (weights <= high)
-    means = surface.mean(_grid(options, weights)).reshape(len(options), -1)
-    means = np.where(allowed, means, -np.inf)
+    lines = surface.mean(_grid(options, weights)).reshape(len(options), -1)
+    means = np.where(allowed, lines, -np.inf)
     chosen = int(means.max(axis=1).argmax())
     kept = _contenders(surface, options, weights[means.argmax(axis=1)], chosen)
     at = options.take([chosen])
-    line = surface.mean(_grid(at, weights))
-    peak = np.array([np.where(allowed, line, -np.inf).argmax()])
+    line = lines[chosen]
+    peak = means[[chosen]].argmax(axis=1)
     best = float(np.clip(_vertices(weights, line[None], peak)[0], low, high))
     at = at.replace(kd_weight=[best])
 
@@ -90,13 +90,15 @@ def find_optimum(
         Settings.concatenate([at, _grid(options.take(kept), weights)])
     )
     deviations, wider = _deviations(covariance)
-    loss = _expected_loss(center + deviations, np.tile(allowed, len(kept)))
-    draws = center + inflation * wider[:, None] * deviations
-    there, curves = draws[:, 0], draws[:, 1:].reshape(len(draws), len(kept), len(weights))
-    without, alone = curves[:, 0, 0], curves[:, 0, -1]
-    masked = np.where(allowed, curves, -np.inf).reshape(len(draws), -1)
+    loss = _loss(center + deviations, np.tile(allowed, len(kept)))
+    deviations *= wider[:, None]
+    first = slice(0, len(weights) + 1)
+    draws = center[first] + SCORE_SCALE * deviations[:, first]
+    there, without, alone = draws[:, 0], draws[:, 1], draws[:, -1]
+    curves = (center + KD_WEIGHT_SCALE * deviations)[:, 1:].reshape(DRAWS, -1, len(weights))
+    masked = np.where(allowed, curves, -np.inf).reshape(DRAWS, -1)
     winner = masked.argmax(axis=1)
-    rows = np.arange(len(draws))
+    rows = np.arange(DRAWS)
     winners = curves[rows, winner // len(weights)]
     tops = np.clip(_vertices(weights, winners, winner % len(weights)), low, high)
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -116,7 +118,7 @@ def find_optimum(
         score_without_kd=float(center[1]),
         gain=estimate(there - without, center[0] - center[1]),
         gain_over_1=estimate(there - alone, center[0] - center[len(weights)]),
-        expected_loss=loss,
+        loss=loss,
     )
 
 
@@ -135,6 +137,8 @@ def _contenders(surface: Surface, options: Settings, tops: Floats, chosen: int) 
         tops: the best KD weight of each, `[n]`.
         chosen: the option of the highest mean.
     """
+    if len(options) == 1:
+        return np.array([chosen])
     mean, covariance = surface.posterior(options.replace(kd_weight=tops))
     variance = covariance.diagonal()
     difference = variance + variance[chosen] - 2 * covariance[chosen]
@@ -144,10 +148,11 @@ def _contenders(surface: Surface, options: Settings, tops: Floats, chosen: int) 
     return kept
 
 
-def _expected_loss(draws: Floats, allowed: NDArray[np.bool_]) -> float:
-    """How far the first place is below the best allowed one of the rest, on average."""
+def _loss(draws: Floats, allowed: NDArray[np.bool_]) -> Floats:
+    """How far the first place is below the best allowed one of the rest, draw by draw."""
     best = np.where(allowed, draws[:, 1:], -np.inf).max(axis=1)
-    return float(np.maximum(best - draws[:, 0], 0.0).mean())
+    lost: Floats = np.maximum(best - draws[:, 0], 0.0)
+    return lost
 
 
 def _deviations(covariance: Floats) -> tuple[Floats, Floats]:

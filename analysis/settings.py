@@ -65,7 +65,7 @@ class Settings:
     def take(self, index: ArrayLike | slice) -> "Settings":
         """The places at these positions, in a slice, or where a mask is true."""
         rows = index if isinstance(index, slice) else np.asarray(index)
-        return Settings(*(getattr(self, each.name)[rows] for each in fields(self)))
+        return _checked(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     def replace(self, **columns: ArrayLike) -> "Settings":
         """The same places with other values in these columns."""
@@ -83,10 +83,20 @@ class Settings:
     @staticmethod
     def concatenate(parts: Sequence["Settings"]) -> "Settings":
         """Places one after the other."""
-        return Settings(
-            *(np.concatenate([getattr(part, each.name) for part in parts])
-              for each in fields(Settings))
-        )  # fmt: skip
+        return _checked(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
+        )
+
+
+_COLUMNS = tuple(each.name for each in fields(Settings))
+
+
+def _checked(*columns: NDArray[np.generic]) -> Settings:
+    """Settings of columns that come from others: they were checked when those were made."""
+    made = object.__new__(Settings)
+    for name, column in zip(_COLUMNS, columns, strict=True):
+        object.__setattr__(made, name, column)
+    return made
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,18 +16,17 @@ from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 from analysis.kernel import (
-    AMPLITUDE_SPREAD,
     NAMES,
-    NOISE_SPREAD,
     PRIORS,
+    SPREADS,
     Hyperparameters,
     Pairs,
     covariance,
     gradient,
+    noise_variance,
     pairs,
     pieces,
     prior,
-    scales,
     variance,
 )
 from analysis.settings import Floats, Ints, Observations, Settings
@@ -108,7 +107,7 @@ class Surface:
         """
         theta, level = self.hyperparameters, self.unit.level
         corner = covariance(at, at, theta, level, (seed, seed))
-        corner += np.diag(scales(at, theta)[1] ** 2)
+        corner += np.diag(noise_variance(at, theta))
         across = self._whitened(at, seed)
         below = _factor(corner - across.T @ across)
         n, k = across.shape
@@ -154,7 +153,7 @@ class Surface:
         before = variance(at, theta, level, returned=True)
         known = np.einsum("ij,ij->j", whitened, whitened)
         # What is left is never less than the noise of the trial itself.
-        left: Floats = np.maximum(before - known, scales(at, theta)[1] ** 2)
+        left: Floats = np.maximum(before - known, noise_variance(at, theta))
         return left
 
     def _whitened(self, at: Settings, seed: Ints | None) -> Floats:
@@ -225,7 +224,7 @@ def condition(observations: Observations, theta: Hyperparameters, unit: Unit) ->
     known, _ = _arranged(observations)
     value, extra = _standardised(known, unit)
     total = covariance(known.at, known.at, theta, unit.level, (known.seed, known.seed))
-    np.fill_diagonal(total, total.diagonal() + scales(known.at, theta)[1] ** 2 + extra)
+    np.fill_diagonal(total, total.diagonal() + noise_variance(known.at, theta) + extra)
     factor = _factor(total)
     return Surface(theta, unit, known.at, known.seed, factor, _solve(factor, value))
 
@@ -255,14 +254,14 @@ class _Problem:
             common = pairs(at, at, (seed, seed))
             self.groups.append((at, common, value[rows], extra[rows], index[rows]))
         c = len(self.contexts)
-        self.centers = np.array([*(PRIORS[name][0] for name in NAMES), *np.zeros(2 * c)])
+        self.centers = np.array([*(PRIORS[name][0] for name in NAMES), *np.zeros(3 * c)])
         spreads = [PRIORS[name][1] for name in NAMES]
-        self.spreads = np.array([*spreads, *[AMPLITUDE_SPREAD] * c, *[NOISE_SPREAD] * c])
+        self.spreads = np.array([*spreads, *np.repeat(SPREADS, c)])
 
     def solve(self, start: Hyperparameters, steps: int) -> Hyperparameters:
         """Minimise from a start."""
         first = np.concatenate(
-            [[start.values[name] for name in NAMES], *start.factors(self.contexts)]
+            [[start.values[name] for name in NAMES], start.factors_of(self.contexts).ravel()]
         )
         if steps <= 0:
             return self.unpacked(first)
@@ -279,11 +278,9 @@ class _Problem:
         return self.unpacked(self.centers + self.spreads * found.x)
 
     def unpacked(self, vector: Floats) -> Hyperparameters:
-        """From one vector: values, log factors of A_c, of N_c."""
-        c = len(self.contexts)
+        """From one vector: values, then factors."""
         values = dict(zip(NAMES, vector.tolist(), strict=False))
-        rest = vector[len(NAMES) :]
-        return Hyperparameters(values, self.contexts, rest[:c], rest[c:])
+        return Hyperparameters(values, self.contexts, vector[len(NAMES) :].reshape(3, -1))
 
     def _objective(self, z: Floats) -> tuple[float, Floats]:
         loss, slope = self.likelihood(self.unpacked(self.centers + self.spreads * z))
@@ -292,21 +289,20 @@ class _Problem:
     def likelihood(self, theta: Hyperparameters) -> tuple[float, Floats]:
         """Negative log likelihood, less its constant, and its gradient by packed vector."""
         p, c = len(NAMES), len(self.contexts)
-        loss, slope = 0.0, np.zeros(p + 2 * c)
+        loss, slope = 0.0, np.zeros(p + 3 * c)
         for at, common, value, extra, index in self.groups:
             parts = pieces(at, at, common, theta, self.level)
             total = parts.total
-            np.fill_diagonal(total, total.diagonal() + scales(at, theta)[1] ** 2 + extra)
+            np.fill_diagonal(total, total.diagonal() + noise_variance(at, theta) + extra)
             factor = _factor(total)
             weights = _solve(factor, value)
             loss += 0.5 * float(value @ weights) + float(np.log(factor.diagonal()).sum())
             inverse, _ = dpotri(factor, lower=1)
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
             inverse -= np.outer(weights, weights)
-            named, amplitude, noise = gradient(at, common, theta, parts, inverse)
+            named, by_place = gradient(at, common, theta, parts, inverse)
             slope[:p] += [named[name] for name in NAMES]
-            slope[p : p + c] += np.bincount(index, amplitude, c)
-            slope[p + c :] += np.bincount(index, noise, c)
+            slope[p:] += np.concatenate([np.bincount(index, row, c) for row in by_place])
         return loss, slope
 
 
@@ -377,9 +373,9 @@ def _factor(total: Floats) -> Floats:
     jitter = JITTER * mean
     while True:
         try:
-            factor: Floats = cholesky(
-                total + jitter * np.eye(len(total)), lower=True, check_finite=False
-            )
+            lifted = total.copy()
+            np.fill_diagonal(lifted, lifted.diagonal() + jitter)
+            factor: Floats = cholesky(lifted, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
             jitter *= 10
             if jitter > mean:

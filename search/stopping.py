@@ -4,17 +4,18 @@ Pure functions of the search, its trials and the time that was worked on it: a s
 up again decides as it would have.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.estimators import Floats, Trials
-from analysis.loss import Loss, context_loss, mean_loss
+from analysis.estimators import Trials
+from analysis.loss import Loss, expected_loss
 from search.designer import Designer, Known, Later, Proposal
 from search.errors import KdcurveError
 from search.ledger import TrialState
-from search.space import SearchSpec
+from search.samplers.coding import complete
+from search.space import Context, SearchSpec
 from trainables.record import CONTEXT_PARAMS, SECONDS, Outcome
 
 HOPELESS = 10
@@ -115,7 +116,7 @@ def reached(
 
 
 class Losses:
-    """The expected loss of what would be recommended; each context is judged when it has more.
+    """The expected loss of what would be recommended, judged anew when more trials are complete.
 
     Args:
         spec: the search; `spec.budget.until` says how sure it must be (0.9 if it says nothing).
@@ -125,27 +126,23 @@ class Losses:
         self._spec = spec
         until = spec.budget.until
         self._confidence = 0.9 if until is None else until.confidence
-        self._judged: dict[str, tuple[int, Floats | None]] = {}
-        """Number of complete trials, and what they say, by context key."""
+        self._judged: tuple[int, Loss | None] = 0, None
+        """Number of complete trials, and what they say."""
 
     def __call__(self, known: Known) -> Loss | None:
         """Judge what is known; None while a context has no answer."""
-        losses = [self._context(c.key, known.get(c.key, ())) for c in self._spec.context_list]
-        sound = [loss for loss in losses if loss is not None]
-        return mean_loss(sound, self._confidence) if len(sound) == len(losses) else None
-
-    def _context(self, key: str, trials: Sequence[TrialState]) -> Floats | None:
-        whole = [
-            trial
-            for trial in trials
-            if trial.outcome is Outcome.COMPLETE and np.isfinite(trial.scores[trial.epoch])
-        ]
-        if key not in self._judged or self._judged[key][0] != len(whole):
-            self._judged[key] = len(whole), context_loss(_arrays(self._spec, whole))
-        return self._judged[key][1]
+        contexts = [complete(known.get(c.key, ())) for c in self._spec.context_list]
+        count = sum(map(len, contexts))
+        if self._judged[0] != count:
+            arrays = [
+                _arrays(self._spec, c, t)
+                for c, t in zip(self._spec.context_list, contexts, strict=True)
+            ]
+            self._judged = count, expected_loss(arrays, self._confidence)
+        return self._judged[1]
 
 
-def _arrays(spec: SearchSpec, trials: list[TrialState]) -> Trials:
+def _arrays(spec: SearchSpec, context: Context, trials: list[TrialState]) -> Trials:
     tune = spec.tune.kd_weight
     return Trials(
         kd_weight=np.array([t.values["kd_weight"] for t in trials], np.float64),
@@ -157,6 +154,7 @@ def _arrays(spec: SearchSpec, trials: list[TrialState]) -> Trials:
             if name in spec.tuned
         },
         kd_weight_range=(tune.low, tune.high),
+        fixed=dict(context.values),
     )
 
 

@@ -15,7 +15,6 @@ from trainables.problem import open_training
 from trainables.record import EPOCH, VAL_LABELS, VAL_LOGITS, logits_key
 from trainables.threads import pin_threads
 from trainables.training import Trainable, Training
-from trainables.training import Trainable
 
 logger = logging.getLogger(__name__)
 

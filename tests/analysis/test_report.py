@@ -85,7 +85,7 @@ def test_its_tables_are_those_of_the_commands(read, runs, curve, schedule):
 
 
 def test_it_says_what_a_gain_is(tmp_path, page, runs):
-    assert "Gains are those of the fitted curve between the recommended KD weight and 0;" in page
+    assert "Gains are those of the fitted surface between the recommended KD weight and 0;" in page
     text = write_report(tmp_path / "r.html", runs, fit_curve(runs, "grid")).read_text("utf-8")
     assert "Gains are mean differences" in text
 
