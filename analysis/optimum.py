@@ -23,7 +23,7 @@ DRAWS = 2000
 DRAW_SEED = 20_230_611
 """Fixed: the same trials give the same interval."""
 FREEDOM = 5
-KD_WEIGHT_SCALE = 1.3
+KD_WEIGHT_SCALE = 1.1
 SCORE_SCALE = 1.8
 """Intervals are those of a multivariate t with so many degrees of freedom, of the posterior's scale
 times these: for the best KD weight, and for scores and gains. A context's noise and seed effects
