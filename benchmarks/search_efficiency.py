@@ -32,7 +32,6 @@ import optuna
 import pandas as pd
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState as OptunaState
-from ray.tune.schedulers import AsyncHyperBandScheduler
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -199,8 +198,8 @@ def stock_tpe(spec: SearchSpec, _: Studies) -> Turns:
 class StockAsha(ContextRungs):
     """ASHA per context over all seeds alike."""
 
-    def _among(self, state: TrialState) -> AsyncHyperBandScheduler:
-        return super()._among(replace(state, seed=0))
+    def _enter(self, state: TrialState, epoch: int, score: float) -> bool:
+        return super()._enter(replace(state, seed=0), epoch, score)
 
 
 @dataclass(frozen=True)
@@ -228,6 +227,12 @@ THREE_SEEDS = {"seeds": {"trials": 3}}
 STRATEGIES: dict[str, Strategy] = {
     "curve": Strategy(
         "curve", {"curve: knowledge gradient, surface": joint}, sweeps=8, replications=30
+    ),
+    "curve-asha": Strategy(
+        "curve",
+        {"curve + ASHA, a third as grace": joint},
+        {"early_stopping": {"name": "asha"}},
+        sweeps=8,
     ),
     "grid": Strategy("grid", {"grid of 11": each(best_cell)}),
     "grid-crn": Strategy("grid-crn", {"grid of 5, common seeds": each(best_cell)}),

@@ -32,7 +32,7 @@ from search.searcher import CurveSearcher
 from search.space import SearchSpec
 from search.stopping import Bounded, Losses
 from search.studies import Studies
-from search.worlds import Metrics, World
+from search.worlds import Metrics, World, untaught
 from trainables.record import EPOCH, SECONDS, SearchState
 
 SAMPLES_PER_S = 1000.0
@@ -259,7 +259,7 @@ def simulate(
         KdcurveError: the sampler failed.
     """
     began = time.perf_counter()
-    spec = spec.model_copy(update={"seed": spec.seed + draw})
+    spec = untaught(spec.model_copy(update={"seed": spec.seed + draw}))
     clock = Clock()
     ledger = Ledger(MemoryJournal(clock), spec.name)
     ledger.record(EventKind.PLANNED, spec=spec.model_dump(mode="json", exclude_none=True))

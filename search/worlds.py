@@ -69,11 +69,21 @@ class RidgeWorld:
         return ()
 
 
+def untaught(spec: SearchSpec) -> SearchSpec:
+    """The search without a question that does not arise where nobody is taught.
+
+    How teachers' logits are got at the least cost would ask for the networks, which a table of
+    recorded runs need not know.
+    """
+    return spec.model_copy(update={"soft_labels": "views"}) if spec.soft_labels == "auto" else spec
+
+
 def settings(spec: SearchSpec) -> Iterator[tuple[Context, dict[str, Any]]]:
     """Every context with each combination of the tuned lists, as a `TrialConfig` in JSON.
 
     A tuned temperature stands at the middle of its range.
     """
+    spec = untaught(spec)
     for context in spec.context_list:
         lists: dict[str, list[Any]] = {}
         for name in spec.tuned:

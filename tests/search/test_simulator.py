@@ -58,7 +58,7 @@ def on_table(make_spec):
     return lambda **sections: make_spec(
         **{
             **{"student": "table:mlp16", "recipe": {"epochs": 3}, "counted": counted},
-            **{"early_stopping": FULL, **sections},
+            **{"soft_labels": "views", "early_stopping": FULL, **sections},
         }
     )
 
