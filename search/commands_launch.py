@@ -55,7 +55,7 @@ def search(
     if smoke:
         spec = shrink(spec)
     _refuse_taken(spec.name, places)
-    from search.samplers.optuna_samplers import check_sampler  # noqa: PLC0415
+    from search.samplers.presence import check_sampler  # noqa: PLC0415
 
     check_sampler(spec.sampler)
     print_plan(spec)

@@ -31,7 +31,7 @@ from search.plan import settle
 from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
-from search.samplers.optuna_samplers import check_sampler
+from search.samplers.presence import check_sampler
 from search.samplers.table import make_designer
 from search.scheduler import make_scheduler
 from search.searcher import CurveSearcher

@@ -101,7 +101,7 @@ class CurveSearcher(Unpickled, Searcher):
                 self._thought = _thought_at_once(self._designer, known)
             else:
                 self._thought = self._thinker.submit(self._designer.propose, known)
-        busy = any(trial.running for trial in self._ledger.trials.values())
+        busy = any(trial.running for trial in reversed(self._ledger.trials.values()))
         done, _ = wait([self._thought], timeout=self._patience_s if busy else None)
         return bool(done)
 

@@ -5,7 +5,6 @@ that a search that is taken up again goes on as it would have. What a sampler kn
 has to learn from its study: what it remembers in itself is lost.
 """
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,6 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from search.errors import UsageError
 from search.samplers.cmaes import ReplayedCmaEs
-from trainables.config import is_own
 from trainables.parts import find
 
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
@@ -41,24 +39,10 @@ def make_sampler(name: str, seed: int, start: int) -> BaseSampler:
     Raises:
         UsageError: there is no such class, or it cannot be made.
     """
-    return _own(name, seed) if is_own(name) else SAMPLERS[name](seed, start)
+    return own(name, seed) if isown(name) else SAMPLERS[name](seed, start)
 
 
-def check_sampler(name: str) -> None:
-    """Make sure, before anything is spent, that a sampler is there.
-
-    Raises:
-        UsageError: naming the key, the value and what is allowed.
-    """
-    if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
-        raise UsageError(
-            "sampler: 'cmaes' needs a package that is not installed: pip install 'kdcurve[cmaes]'"
-        )
-    if is_own(name):
-        _own(name, 0)
-
-
-def _own(name: str, seed: int) -> BaseSampler:
+def own(name: str, seed: int) -> BaseSampler:
     try:
         made = find(name, "a sampler")
     except ValueError as error:

@@ -7,8 +7,9 @@ from search.samplers.by_context import ByContext
 from search.samplers.curve import Curve
 from search.samplers.grid import grid, grid_crn
 from search.samplers.one_epoch import one_epoch_top_k
-from search.samplers.optuna_samplers import SAMPLERS, check_sampler
+from search.samplers.optuna_samplers import SAMPLERS
 from search.samplers.planned import Choice, Planned
+from search.samplers.presence import check_sampler
 from search.samplers.ray_stock import RayStock
 from search.space import SearchSpec
 from search.studies import Studies

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,6 +47,7 @@ class Rehearsal:
         # Here, since Ray takes two seconds to import and few tests need it.
         from search.samplers.table import make_designer
         from search.simulator import Cluster
+        from search.stopping import Bounded, Losses
 
         def reports(trial: dict[str, Any]) -> list[dict[str, float]]:
             context = ledger.trials[self.number].context
@@ -54,7 +56,10 @@ class Rehearsal:
 
         totals = {c.key: spec.total_epochs(c) for c in spec.context_list}
         self.spec, self.ledger, self.number = spec, ledger, -1
-        designer = make_designer(spec, Studies(spec, folder / "optuna.journal"))
+        studies = Studies(spec, folder / "optuna.journal")
+        designer = Bounded(
+            make_designer(spec, studies), spec, lambda: ledger.active_at(time.time()), Losses(spec)
+        )
         # So fast that trials report at their rungs and ends alone.
         self.cluster = Cluster(spec, ledger, designer, reports, samples_per_s=1e9)
         self.searcher, self.scheduler = self.cluster.searcher, self.cluster.scheduler

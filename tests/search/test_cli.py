@@ -20,6 +20,7 @@ from trainables.record import SearchState
 PANELS = {
     "Launch": ["search", "resume", "status", "list"],
     "Ask": ["best", "curve", "fit", "predict", "report", "subset"],
+    "Simulate": ["simulate", "table"],
     "Upkeep": ["sync", "rerun", "clean", "delete"],
 }
 COMMANDS = [command for panel in PANELS.values() for command in panel]
@@ -144,7 +145,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, m
     # cost, its table of one view, and 10 scorings of an epoch and a look each.
     assert plan["compute"].startswith("at most 279 k epochs × samples in trials and 20.9 k for")
     assert plan["teaching"] == (
-        "views: a table of 1 view a teacher, 25.9 kB (chosen for you: tables cost 131 epochs × "
+        "views: a table of 1 view a teacher, 25.9 kB (chosen for you: tables cost 132 epochs × "
         "samples, asking up to 28.4 k; cnn4 costs 0.305 times the student)"
     )
     assert list(tmp_path.iterdir()) == [file]

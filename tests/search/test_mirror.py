@@ -313,7 +313,7 @@ def test_runs_that_are_whole_are_left_alone(search, client):
     assert deliver(search, again).delivered == len(Outcome)
     assert snapshot(client, search.search) == before
     assert "create_run" not in again.requests
-    assert again.requests.count("log_batch") == 2  # the parent's description and progress
+    assert again.requests.count("log_batch") == 3  # the parent's description, progress and state
 
 
 def test_a_create_request_that_is_carried_out_late_leaves_no_second_run(search, journal, client):

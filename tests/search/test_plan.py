@@ -60,10 +60,12 @@ def test_the_plan_counts_and_says_how_each_baseline_spreads_its_trials(make_spec
 
 def test_samples_are_limited_by_whichever_criterion_allows_fewer(make_spec):
     both = {"trials_per_context": 5, "epoch_samples": 100}
-    assert make_plan(make_spec(budget=both)).trial_samples == 100
+    assert make_plan(make_spec(budget=both, soft_labels="views")).trial_samples == 100
     both["epoch_samples"] = 1e9
-    assert make_plan(make_spec(budget=both)).trial_samples == 5 * 9 * (129 + 1164)
-    endless = make_plan(make_spec(budget={"until": {"regret": 0.1}}))
+    assert make_plan(make_spec(budget=both, soft_labels="views")).trial_samples == 5 * 9 * (
+        129 + 1164
+    )
+    endless = make_plan(make_spec(budget={"until": {"regret": 0.1}}, soft_labels="views"))
     assert (endless.trials, endless.trial_samples) == (None, None)
 
 

@@ -45,11 +45,12 @@ def test_without_any_criterion_there_are_twelve_trials_per_context(make_spec):
     assert both.trials == 10
 
 
-def test_trials_are_counted_in_the_context_that_has_fewest(search):
-    spec, known = search({"trials_per_context": 5}, small=[{}] * 5, large=[{}] * 4)
+def test_trials_are_counted_over_all_contexts(search):
+    """A sampler may give some contexts more of them than others."""
+    spec, known = search({"trials_per_context": 5}, small=[{}] * 7, large=[{}] * 2)
     assert reached(spec, known, 0.0) is None
-    spec, known = search({"trials_per_context": 5}, small=[{}] * 5, large=[{}] * 5)
-    assert reached(spec, known, 0.0) == "5 trials in every context"
+    spec, known = search({"trials_per_context": 5}, small=[{}] * 7, large=[{}] * 3)
+    assert reached(spec, known, 0.0) == "5 trials per context"
 
 
 def test_epochs_times_kept_samples_count_trials_that_still_run(search):
@@ -136,7 +137,7 @@ def test_more_noise_means_a_larger_expected_loss(make_spec):
         for wobble in (1e-4, 1e-3, 1e-2)
     ]
     assert uppers == sorted(uppers)
-    assert uppers[2] > 10 * uppers[0]
+    assert uppers[2] > 2 * uppers[0]
 
 
 def test_trials_that_were_stopped_or_run_say_nothing_of_the_loss(make_spec):

@@ -178,7 +178,7 @@ def test_a_deleted_storage_loses_nothing(spec, journal, plan, rehearsal, tmp_pat
             known = replayed.by_context.get(context.key, [])
             rebuilt = Studies(spec, tmp_path / "rebuilt")
             study = rebuilt.sync(context, known)
-            live = played.searcher._designer._studies.sync(
+            live = played.searcher._designer._designer._studies.sync(
                 context, ledger.by_context.get(context.key, [])
             )
             assert [told(t) for t in study.trials] == [told(t) for t in live.trials]

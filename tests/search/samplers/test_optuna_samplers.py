@@ -10,7 +10,8 @@ from search.errors import KdcurveError, UsageError
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.samplers.cmaes import ReplayedCmaEs
-from search.samplers.optuna_samplers import SAMPLERS, check_sampler, make_sampler
+from search.samplers.optuna_samplers import SAMPLERS, make_sampler
+from search.samplers.presence import check_sampler
 from search.samplers.table import DESIGNERS, make_designer
 from search.space import SAMPLERS as NAMES
 from search.studies import Studies
