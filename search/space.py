@@ -305,10 +305,11 @@ class SearchSpec(Strict):
     contexts: Contexts
     tune: Tune = Tune()
     seeds: Seeds = Seeds()
-    sampler: Annotated[str, AfterValidator(_sampler)] = "tpe"
-    """Chooses the tuned values: `tpe`, `random`, `gp`, `cmaes` or `package.module:Class` (a sampler
-    of Optuna's kind) after the starting design of every context; the baselines `grid`, `grid-crn`,
-    `one-epoch-top-k` and `ray-stock` from the start."""
+    sampler: Annotated[str, AfterValidator(_sampler)] = "curve"
+    """Chooses the trials. `curve`: one response surface over all contexts says which trial teaches
+    most for its cost. `tpe`, `random`, `gp`, `cmaes` or `package.module:Class` (a sampler of
+    Optuna's kind): the tuned values after the starting design, contexts and seeds taking turns.
+    `grid`, `grid-crn`, `one-epoch-top-k`, `ray-stock`: baselines."""
     early_stopping: EarlyStopping = EarlyStopping()
     budget: Budget = Budget()
     resources: Resources = Resources()

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from search.errors import UsageError
 from search.samplers.cmaes import ReplayedCmaEs
+from trainables.config import is_own
 from trainables.parts import find
 
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
@@ -39,10 +40,11 @@ def make_sampler(name: str, seed: int, start: int) -> BaseSampler:
     Raises:
         UsageError: there is no such class, or it cannot be made.
     """
-    return own(name, seed) if isown(name) else SAMPLERS[name](seed, start)
+    return own(name, seed) if is_own(name) else SAMPLERS[name](seed, start)
 
 
 def own(name: str, seed: int) -> BaseSampler:
+    """A sampler of the user's own class, seeded where it can be."""
     try:
         made = find(name, "a sampler")
     except ValueError as error:

@@ -27,6 +27,7 @@ RAW = {
     "contexts": {"method": ["random"], "fraction": [0.1, 0.9], "teacher": ["cnn4"]},
     "tune": {"kd_weight": {"low": 0.0, "high": 1.0}},
     "seeds": {"trials": 2},
+    "sampler": "tpe",
     "budget": {"trials_per_context": 12},
 }
 
