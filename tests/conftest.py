@@ -24,6 +24,7 @@ contexts:
   fraction: [0.1, 0.3, 0.5, 0.9]
   teacher: linear
 seeds: {trials: 1}
+sampler: tpe
 budget: {trials_per_context: 12}
 resources: {concurrent: 2}
 """
