@@ -23,6 +23,7 @@ student: cnn4
 recipe: {epochs: 12, batch_size: 32, lr: 0.05}
 contexts: {method: [random, el2n], fraction: [0.25, 1.0], teacher: cnn8}
 seeds: {trials: 2, scores: 1}
+sampler: tpe
 budget: {trials_per_context: 8}
 checkpoint_every_s: 0
 resources: CONCURRENT

@@ -85,7 +85,7 @@ def test_help_shows_an_example_and_where_things_live(kdcurve, command):
 
 
 def test_help_lists_every_command_in_its_panel(kdcurve):
-    _, *panels = re.split(r"─ (Launch|Ask|Upkeep) ─", kdcurve("--help").stdout)
+    _, *panels = re.split(r"─ (Launch|Ask|Simulate|Upkeep) ─", kdcurve("--help").stdout)
     found = {
         name: re.findall(r"│ (\w+) ", text)
         for name, text in zip(panels[::2], panels[1::2], strict=True)
