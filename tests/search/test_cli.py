@@ -140,7 +140,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, m
     plan = dict(line.strip().split("  ", 1) for line in result.stdout.strip().splitlines())
     assert plan["search"] == "other"
     assert plan["contexts"] == "4 (2 methods × 2 fractions × 1 teacher)"
-    assert plan["trials"].startswith("48 (12 per context, 3 seeds)")
+    assert plan["trials"].startswith("48 (12 per context on average, where they teach most, 3 seeds)")
     # 2 methods x 12 trials x 9 epochs x (129 + 1164) samples; a teacher (cnn4) of 0.305 times the
     # cost, its table of one view, and 10 scorings of an epoch and a look each.
     assert plan["compute"].startswith("at most 279 k epochs × samples in trials and 20.9 k for")
@@ -154,7 +154,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, m
 def test_the_smoke_form_has_its_own_name_and_plan(kdcurve, file):
     plan = kdcurve("search", file, "--dry-run", "--smoke").stdout
     assert "mine-smoke" in plan
-    assert "32 (8 per context, 2 seeds)" in plan
+    assert "32 (8 per context on average, where they teach most, 2 seeds)" in plan
 
 
 def test_a_home_that_cannot_be_made_is_code_1(kdcurve, file, tmp_path):
