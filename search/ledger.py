@@ -153,9 +153,12 @@ class Ledger:
         return self.active_s + (max(0.0, now - (self.last or now)) if running else 0.0)
 
     def contexts_done(self) -> int | None:
-        """Contexts in which as many trials have ended as the budget allows; None: no limit."""
+        """Contexts in which as many trials have ended as each of them gets.
+
+        None where that is not known beforehand.
+        """
         budget = self.spec.budget.trials_per_context
-        if budget is None:
+        if budget is None or not self.spec.even:
             return None
         return sum(
             sum(t.outcome is not None for t in list(trials)) >= budget

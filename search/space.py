@@ -363,6 +363,11 @@ class SearchSpec(Strict):
         return OBJECTIVES["ridge" if isinstance(self.dataset, RidgeDataset) else "classification"]
 
     @property
+    def even(self) -> bool:
+        """Whether every context gets as many trials as the others."""
+        return self.sampler not in ("curve", "ray-stock")
+
+    @property
     def pooled(self) -> bool:
         """Whether trials of all contexts are compared with one another, as a baseline does."""
         return self.sampler == "ray-stock"

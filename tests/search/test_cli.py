@@ -140,7 +140,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, m
     plan = dict(line.strip().split("  ", 1) for line in result.stdout.strip().splitlines())
     assert plan["search"] == "other"
     assert plan["contexts"] == "4 (2 methods × 2 fractions × 1 teacher)"
-    assert plan["trials"].startswith("48 (12 per context on average, where they teach most, 3 seeds)")
+    assert plan["trials"].startswith(
+        "48 (12 per context on average, where they teach most, 3 seeds)"
+    )
     # 2 methods x 12 trials x 9 epochs x (129 + 1164) samples; a teacher (cnn4) of 0.305 times the
     # cost, its table of one view, and 10 scorings of an epoch and a look each.
     assert plan["compute"].startswith("at most 279 k epochs × samples in trials and 20.9 k for")

@@ -109,6 +109,14 @@ def test_a_context_is_done_when_its_whole_budget_has_ended(ledger):
     assert ledger.contexts_done() == 1
 
 
+@pytest.mark.parametrize("sampler", ["curve", "ray-stock"])
+def test_where_contexts_get_different_numbers_of_trials_none_is_called_done(
+    make_spec, journal, plan, sampler
+):
+    ledger = plan(journal, make_spec(sampler=sampler))
+    assert ledger.contexts_done() is None
+
+
 def test_a_halt_leaves_nothing_running_and_a_resumed_search_is_running_again(ledger):
     assert ledger.state is SearchState.RUNNING
     propose(ledger, 0)
