@@ -34,11 +34,34 @@ _TUNE_SETTINGS = {
 def connected(folder: Path, address: str | None) -> Iterator[None]:
     """Connect to Ray, or start it on this machine; stop only what was started here."""
     os.environ.update(_TUNE_SETTINGS)
-    # Workers start elsewhere: relative paths and a user's own modules are meant from here.
-    os.environ.setdefault(PATH_VARIABLE, str(Path.cwd()))
-    if ray.is_initialized():
+    with _paths_from_here():
+        if ray.is_initialized():
+            yield
+            return
+        _connect(folder, address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _paths_from_here() -> Iterator[None]:
+    """Let relative paths and a user's own modules be meant from here in workers too.
+
+    Only while this search runs: the next one of this process may start elsewhere.
+    """
+    if PATH_VARIABLE in os.environ:
         yield
         return
+    os.environ[PATH_VARIABLE] = str(Path.cwd())
+    try:
+        yield
+    finally:
+        del os.environ[PATH_VARIABLE]
+
+
+def _connect(folder: Path, address: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not address:
         # Ray would put the host's address in place of the loopback one, unless it believes
@@ -66,10 +89,6 @@ def connected(folder: Path, address: str | None) -> Iterator[None]:
             cause = str(error).strip().partition("\n")[0]
             where = f"connect to Ray at {address}" if address else "start Ray"
             raise KdcurveError(f"cannot {where}: {cause}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _require_answer(address: str) -> None:

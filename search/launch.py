@@ -300,15 +300,6 @@ def _budget_spent(spec: SearchSpec, ledger: Ledger) -> str | None:
     return reached(spec, ledger.by_context, ledger.active_at(time.time()), Losses(spec))
 
 
-def _most_left(spec: SearchSpec, ledger: Ledger) -> int:
-    """Trials that are left at most, as Tune wants to know it: -1 is no limit."""
-    per_context = spec.budget.trials_per_context
-    if per_context is None:
-        return -1
-    proposed = [len(ledger.by_context.get(context.key, ())) for context in spec.context_list]
-    return sum(max(0, per_context - n) for n in proposed) + len(ledger.unfinished())
-
-
 def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> str | None:
     """Let Tune run the trials that are left.
 
@@ -342,7 +333,7 @@ def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> 
             mode="max",
             search_alg=searcher,
             scheduler=make_scheduler(spec, ledger),
-            num_samples=_most_left(spec, ledger),
+            num_samples=-1,  # the searcher says when there are no more
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
