@@ -8,7 +8,7 @@ import numpy as np
 from analysis.errors import AnalysisError, known
 from analysis.estimators import DEFAULT, ESTIMATORS, Answer, Estimate, Trials
 from analysis.runs import load_runs
-from trainables.record import CONTEXT_PARAMS, Outcome, curve_metric, curve_step
+from trainables.record import CONTEXT_PARAMS, VAL_NLL_SCALED, Outcome, curve_metric, curve_step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,8 @@ def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9
         the `n_without_kd` complete trials there), `n_complete`, `n_stopped`, `n_failed`,
         `n_running`, `n_seeds`, and `reason` where there is no answer (its numbers are then
         missing). Scores are in the objective's own unit. `attrs` adds `contexts` (names),
-        `estimator` and `level` to those of `runs`.
+        `estimator`, `level` and `signal` (what `surface` learned the KD weights from, in words;
+        None with other estimators) to those of `runs`.
 
     Raises:
         AnalysisError: unknown estimator, a level outside (0, 1), or no complete trial at all.
@@ -110,6 +111,7 @@ def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9
         "contexts": contexts,
         "estimator": estimator,
         "level": level,
+        "signal": next((answer.signal for answer in answers if answer.signal), None),
     }
     return curve
 
@@ -211,6 +213,7 @@ def _arrays(complete: "pd.DataFrame", search: Mapping[Hashable, Any]) -> Trials:
             for name in CONTEXT_PARAMS
             if len(complete) and name not in others
         },
+        nll=complete[VAL_NLL_SCALED].to_numpy(dtype=np.float64),
     )
 
 

@@ -57,6 +57,8 @@ class Trials:
         others: the other tuned parameters by name, `[n]` each.
         kd_weight_range: lowest and highest KD weight to recommend; 0 was run even if outside.
         fixed: what is the same for all trials of the context, by name.
+        nll: negative log-likelihood of the validation logits after one fitted temperature, `[n]`,
+            in nats, NaN where there is none; None for problems without logits.
     """
 
     kd_weight: Floats
@@ -65,6 +67,7 @@ class Trials:
     others: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     kd_weight_range: tuple[float, float] = (0.0, 1.0)
     fixed: dict[str, object] = field(default_factory=dict)
+    nll: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Answer:
     """The other tuned parameters' recommended values; those without effect are left out."""
     line: Callable[[Floats], tuple[Floats, Floats, Floats]] | None = None
     """KD weights `[k]` → fitted mean, low, high `[k]` (None for `grid`)."""
+    signal: str | None = None
+    """What `surface` learned the KD weight from, in words (see `signal`)."""
 
     @property
     def expected_loss(self) -> float:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 MINUS = "−"
+TUNED_BESIDES = ("method", "teacher", "teacher_fraction", "temperature")
+"""What may be tuned beside the KD weight."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Table:
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+_Cells = tuple[tuple[Column, Callable[[Mapping[Hashable, Any]], str]], ...]
+"""Columns, each with its text for a row of a curve."""
 
 
 def fraction_text(fraction: float) -> str:
@@ -78,48 +84,77 @@ def gain_text(objective: str, value: float, low: float = np.nan, high: float = n
     return with_interval(scale * value, scale * low, scale * high, spec)
 
 
+def loss_text(objective: str, value: float) -> str:
+    """What a score may be short of: accuracies in points."""
+    return with_interval(
+        score_scale(objective) * value, np.nan, np.nan, ".2f" if is_share(objective) else ".4f"
+    )
+
+
+def span_text(low: float, high: float) -> str:
+    """A range of KD weights: `0.30 to 0.55`; missing if it is not known."""
+    return f"{low:.2f} to {high:.2f}" if np.isfinite(low) else MISSING
+
+
 def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
     """The answers as text: what varies between contexts, the best setting, the evidence.
 
     Args:
         curve: from `analysis.curve.fit_curve`.
-        compact: leave out the numbers of trials and seeds and the score's interval, for a
-            terminal of 80 columns.
+        compact: leave out how flat the optimum is, what 1 would lose, the expected loss, the
+            numbers of trials and seeds and the score's interval, for a terminal of 80 columns.
     """
     objective = curve.attrs["objective"]
-    tuned = set(curve.attrs["tuned"])
-    fixed = _told_apart(curve)
-    chosen = [name for name in ("method", "teacher", "teacher_fraction", "temperature")
-              if name in tuned]  # fmt: skip
     unit = " (points)" if is_share(objective) else ""
     score = score_title(objective)
-    columns = (
-        *(Column(heading(name), _side(name)) for name in fixed),
-        Column("best KD weight"),
-        *(Column(f"best {heading(name)}", _side(name)) for name in chosen),
-        Column(score.removeprefix("validation ") if compact else score),
-        Column("without KD"),
-        Column(f"gain over no KD{unit}"),
-        *(() if compact else (Column("complete / stopped / failed"), Column("seeds"))),
-        Column("note", "left"),
+    answer: _Cells = (
+        *(_value(name) for name in _told_apart(curve)),
+        (Column("best KD weight"), lambda row: with_interval(*_estimate(row, "kd_weight"))),
+        *(_value(name, "best ") for name in TUNED_BESIDES if name in curve.attrs["tuned"]),
+    )
+    without: _Cells = (
+        (Column("without KD"), lambda row: score_text(objective, row["measured_without_kd"])),
+        (
+            Column(f"gain over no KD{unit}"),
+            lambda row: gain_text(objective, *_estimate(row, "gain")),
+        ),
+    )
+    brief: _Cells = (
+        (
+            Column(score.removeprefix("validation ")),
+            lambda row: score_text(objective, row["score"]),
+        ),
+        *without,
+    )
+    evidence: _Cells = (
+        (Column("as good"), lambda row: span_text(row["flat_low"], row["flat_high"])),
+        (Column(score), lambda row: score_text(objective, *_estimate(row, "score"))),
+        *without,
+        (
+            Column(f"gain over 1{unit}"),
+            lambda row: gain_text(objective, *_estimate(row, "gain_over_1")),
+        ),
+        (
+            Column(f"expected loss{unit}"),
+            lambda row: loss_text(objective, row["expected_loss"]),
+        ),
+        (
+            Column("complete / stopped / failed"),
+            lambda row: f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}",
+        ),
+        (Column("seeds"), lambda row: str(row["n_seeds"])),
     )
     noted = curve["reason"].notna().any() or curve["n_running"].any()
-    rows = []
-    for row in curve.to_dict("records"):
-        counts = f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}"
-        estimate = _estimate(row, "score")
-        cells = (
-            *(value_text(name, row[name]) for name in fixed),
-            with_interval(*_estimate(row, "kd_weight")),
-            *(value_text(name, row[name]) for name in chosen),
-            score_text(objective, *(estimate[:1] if compact else estimate)),
-            score_text(objective, row["measured_without_kd"]),
-            gain_text(objective, *_estimate(row, "gain")),
-            *(() if compact else (counts, str(row["n_seeds"]))),
-            _note(row),
-        )
-        rows.append(cells if noted else cells[:-1])
-    return Table(columns if noted else columns[:-1], tuple(rows))
+    note: _Cells = ((Column("note", "left"), _note),) if noted else ()
+    shown = (*answer, *(brief if compact else evidence), *note)
+    return Table(
+        tuple(column for column, _ in shown),
+        tuple(tuple(text(row) for _, text in shown) for row in curve.to_dict("records")),
+    )
+
+
+def _value(name: str, prefix: str = "") -> tuple[Column, Callable[[Mapping[Hashable, Any]], str]]:
+    return Column(prefix + heading(name), _side(name)), lambda row: value_text(name, row[name])
 
 
 def _told_apart(curve: "pd.DataFrame") -> list[str]:

@@ -1,17 +1,21 @@
 """The estimator `surface`: one response surface fitted to the trials of all contexts.
 
 Contexts inform each other as far as they agree, and the size of seed effects and noise is
-learnt from all of them. Recommended is the maximum of a context's posterior mean.
+learnt from all of them. Recommended is the maximum of a context's posterior mean: of the
+likelihood of the validation logits where that agrees with the score (see `signal`), else of the
+score itself. What is reported there, the score and what is gained, is always the score's.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import stdtrit
 
 from analysis.estimators import TEMPERATURES, Answer, Trials, lacking, with_effect
-from analysis.optimum import FREEDOM, SCORE_SCALE, find_optimum
+from analysis.optimum import FREEDOM, SCORE_SCALE, find_optimum, find_worth
 from analysis.settings import Floats, Ints, Observations, Settings
+from analysis.signal import ACCURACY, choose_signal, heeding, scores_of
 from analysis.surface import Surface, condition, fit, learn, unit_of
 
 LEAST_TRIALS = 5
@@ -48,11 +52,20 @@ def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
         np.concatenate([contexts[i].score for i in filled]),
         np.concatenate([contexts[i].seed for i in filled]),
     )
-    for indices, fitted in _surfaces(observed):
+    nll = np.concatenate([_likelihood(contexts[i]) for i in filled])
+    choice = choose_signal(scores_of(observed), nll)
+    scored = list(_surfaces(observed))
+    learnt = scored if choice.name == ACCURACY else list(_surfaces(heeding(observed, nll)))
+    for (indices, fitted), (_, reported) in zip(learnt, scored, strict=True):
         for i in indices.tolist():
             if reasons[i] is None:
-                answers[i] = _answer(fitted, codes, i, contexts[i], level)
+                answer = _answer(fitted, reported, codes, i, contexts[i], level)
+                answers[i] = replace(answer, signal=choice.sentence)
     return answers
+
+
+def _likelihood(trials: Trials) -> Floats:
+    return np.full(len(trials.score), np.nan) if trials.nll is None else trials.nll
 
 
 def _surfaces(observed: Observations) -> Iterator[tuple[Ints, Surface]]:
@@ -119,22 +132,24 @@ class _Codes:
         )
 
 
-def _answer(fitted: Surface, codes: _Codes, index: int, trials: Trials, level: float) -> Answer:
+def _answer(
+    fitted: Surface, scored: Surface, codes: _Codes, index: int, trials: Trials, level: float
+) -> Answer:
     values, options = _options(trials)
     optimum = find_optimum(
         fitted, codes.settings(index, trials, values), trials.kd_weight_range, level
     )
-    best = optimum.kd_weight.value
+    worth = find_worth(scored, optimum.at, level)
     return Answer(
         kd_weight=optimum.kd_weight,
         flat=optimum.flat,
-        score=optimum.score,
-        score_without_kd=optimum.score_without_kd,
-        gain=optimum.gain,
-        gain_over_1=optimum.gain_over_1,
+        score=worth.score,
+        score_without_kd=worth.score_without_kd,
+        gain=worth.gain,
+        gain_over_1=worth.gain_over_1,
         loss=optimum.loss,
-        others=with_effect(options[optimum.option], best),
-        line=_line(fitted, optimum.at, level),
+        others=with_effect(options[optimum.option], optimum.kd_weight.value),
+        line=_line(scored, optimum.at, level),
     )
 
 

@@ -46,6 +46,14 @@ class Optimum:
     kd_weight: Estimate
     flat: tuple[float, float]
     """The KD weights around it whose mean is within `TOLERANCE` of its."""
+    loss: Floats
+    """Draws of how much better the best setting is than the recommended one, `[draws]`, >= 0."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a setting is worth, in units of the score."""
+
     score: Estimate
     score_without_kd: float
     """At KD weight 0, everything else as recommended."""
@@ -53,8 +61,30 @@ class Optimum:
     """Over KD weight 0."""
     gain_over_1: Estimate
     """Over KD weight 1."""
-    loss: Floats
-    """Draws of how much better the best setting is than the recommended one, `[draws]`, >= 0."""
+
+
+def find_worth(surface: Surface, at: Settings, level: float = 0.9) -> Worth:
+    """What the response is at one place, and what that gains over plain training and over 1.
+
+    Args:
+        surface: fitted to all contexts.
+        at: one place.
+        level: probability inside an interval, in (0, 1).
+    """
+    compared = at.take([0, 0, 0]).replace(kd_weight=[at.kd_weight[0], 0.0, 1.0])
+    center, covariance = surface.posterior(compared)
+    deviations, wider = _deviations(covariance)
+    draws = center + SCORE_SCALE * deviations * wider[:, None]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+
+    def over(reference: int | None = None) -> Estimate:
+        value, drawn = float(center[0]), draws[:, 0]
+        if reference is not None:
+            value, drawn = value - float(center[reference]), drawn - draws[:, reference]
+        low, high = np.quantile(drawn, tails)
+        return Estimate(value, float(low), float(high))
+
+    return Worth(over(), float(center[1]), gain=over(1), gain_over_1=over(2))
 
 
 def find_optimum(
@@ -91,33 +121,20 @@ def find_optimum(
     )
     deviations, wider = _deviations(covariance)
     loss = _loss(center + deviations, np.tile(allowed, len(kept)))
-    deviations *= wider[:, None]
-    first = slice(0, len(weights) + 1)
-    draws = center[first] + SCORE_SCALE * deviations[:, first]
-    there, without, alone = draws[:, 0], draws[:, 1], draws[:, -1]
-    curves = (center + KD_WEIGHT_SCALE * deviations)[:, 1:].reshape(DRAWS, -1, len(weights))
+    curves = center + KD_WEIGHT_SCALE * deviations * wider[:, None]
+    curves = curves[:, 1:].reshape(DRAWS, -1, len(weights))
     masked = np.where(allowed, curves, -np.inf).reshape(DRAWS, -1)
     winner = masked.argmax(axis=1)
     rows = np.arange(DRAWS)
     winners = curves[rows, winner // len(weights)]
     tops = np.clip(_vertices(weights, winners, winner % len(weights)), low, high)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-
-    def estimate(drawn: Floats, value: float) -> Estimate:
-        below, above = np.quantile(drawn, tails)
-        return Estimate(float(value), float(below), float(above))
-
-    tried = estimate(tops, best)
+    earliest, latest = np.quantile(tops, [(1 - level) / 2, (1 + level) / 2])
     return Optimum(
         at=at,
         option=chosen,
         # The distribution of the best can be lopsided: keep the point inside.
-        kd_weight=Estimate(best, min(best, tried.low), max(best, tried.high)),
+        kd_weight=Estimate(best, min(best, float(earliest)), max(best, float(latest))),
         flat=_flat(weights[allowed], line[allowed], best, float(center[0])),
-        score=estimate(there, center[0]),
-        score_without_kd=float(center[1]),
-        gain=estimate(there - without, center[0] - center[1]),
-        gain_over_1=estimate(there - alone, center[0] - center[len(weights)]),
         loss=loss,
     )
 

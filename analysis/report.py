@@ -99,6 +99,7 @@ def write_report(
         estimator=curve.attrs["estimator"],
         condition=CONDITIONS[curve.attrs["estimator"]],
         gains=GAINS[curve.attrs["estimator"]],
+        signal=curve.attrs["signal"],
         fixed=_fixed(curve),
         tuned=", ".join(heading(name) for name in curve.attrs["tuned"]),
         answered=int(curve["kd_weight"].notna().sum()),

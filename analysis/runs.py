@@ -39,12 +39,12 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
     Returns:
         One row per trial, by number: `trial`, `context` (hash), `label`, `outcome`, `reason`,
         `start_design`, every name of `record.TRIAL_PARAMS`, `epoch` (last one reported),
-        `score` (the objective's last value), `seconds` (of training), `start_time`,
-        `end_time` (UTC). `attrs` holds `search`, `objective`, `tuned` (names),
-        `kd_weight_range` (lowest and highest tuned; 0 is run besides), `state`, `ended_by` (the
-        criterion that ended the search, in words, or None), `early_stopping` (what that did, in
-        words, or None), `parent_run_id` and `tracking_uri`
-        (without its password).
+        `score` (the objective's last value), `val_nll_scaled` (nats; missing where there are no
+        logits), `seconds` (of training), `start_time`, `end_time` (UTC). `attrs` holds
+        `search`, `objective`, `tuned` (names), `kd_weight_range` (lowest and highest tuned; 0 is
+        run besides), `state`, `ended_by` (the criterion that ended the search, in words, or
+        None), `early_stopping` (what that did, in words, or None), `parent_run_id` and
+        `tracking_uri` (without its password).
 
     Raises:
         AnalysisError: the store does not answer or does not exist, there is no such search,
@@ -108,6 +108,7 @@ def _row(run: "Run", objective: str) -> dict[str, object]:
         },
         "epoch": metrics.get(record.EPOCH),
         "score": metrics.get(objective),
+        record.VAL_NLL_SCALED: metrics.get(record.VAL_NLL_SCALED),
         "seconds": metrics.get(record.SECONDS),
         "start_time": run.info.start_time,
         "end_time": run.info.end_time,
@@ -127,7 +128,8 @@ def tidy(rows: list[dict[str, object]]) -> "pd.DataFrame":
         **{"trial": "Int64", "context": "str", "label": "str", "outcome": "str", "reason": "str"},
         "start_design": "bool",
         **{key: _DTYPES[kind] for key, kind in record.TRIAL_PARAMS.items()},
-        **{"epoch": "Int64", "score": "float64", "seconds": "float64"},
+        **{"epoch": "Int64", "score": "float64", record.VAL_NLL_SCALED: "float64"},
+        "seconds": "float64",
         **{"start_time": "Int64", "end_time": "Int64"},
     }
     frame = pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)

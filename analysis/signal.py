@@ -7,13 +7,14 @@ measured in every search, on its own trials.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.interpolation import PseudoObservations
+from analysis.settings import Observations
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,6 +35,8 @@ SIGNIFICANT = 1.645
 """Standard errors: a cost beyond `MOST_LOST` must be as clear, one-sided at 95%, to count."""
 CLEARLY_POSITIVE = 2.0
 """Standard errors that the slope of accuracy on the signal must be above 0."""
+LEAST_SLOPE = 0.25
+"""Of the slope common to all contexts: no context's own is taken to be smaller."""
 _CURVE = 3
 """Distinct KD weights that a parabola takes."""
 _STEPS = 101
@@ -94,25 +97,19 @@ def choose_signal(
     pseudo: PseudoObservations | None = None,
     *,
     preferred: Sequence[str] = PREFERRED,
-    metric: str = ACCURACY,
 ) -> Choice:
     """The first of the preferred signals that is there and agrees with the score, or the score.
 
     Args:
         score: of complete trials.
-        nll: their scaled negative log-likelihood, `[n]`, NaN where there is none; None for
-            problems without logits.
+        nll: their scaled negative log-likelihood, `[n]`; None for problems without logits. Where
+            one is NaN it is no signal: trials would weigh differently.
         pseudo: from interpolated logits.
         preferred: best first.
-        metric: what the score is called in the sentence.
     """
     signals = {}
-    if nll is not None:
-        likelihood = score._replace(value=-np.asarray(nll, np.float64))
-        known = np.isfinite(likelihood.value)
-        score = score.take(known)
-        if known.any():
-            signals[NLL] = likelihood.take(known)
+    if nll is not None and np.isfinite(nll).all():
+        signals[NLL] = score._replace(value=-np.asarray(nll, np.float64))
     if pseudo is not None and NLL in signals and len(pseudo.value):
         joined = zip(signals[NLL], pseudo[:4], strict=True)
         signals[LOGITS] = Observed(*(np.concatenate(pair) for pair in joined))
@@ -120,7 +117,7 @@ def choose_signal(
         name: agreement(score, signals[NLL], signals[name]) for name in preferred if name in signals
     }
     name = next((each for each, found in agreements.items() if found.good), ACCURACY)
-    return Choice(name, agreements, _sentence(name, agreements, metric))
+    return Choice(name, agreements, _sentence(name, agreements))
 
 
 def agreement(score: Observed, paired: Observed, signal: Observed) -> Agreement:
@@ -208,6 +205,39 @@ def conversion_by_context(signal: Observed, score: Floats) -> dict[int, float]:
     return {each: drawn.get(each, common) for each in contexts}
 
 
+def scores_of(observations: Observations) -> Observed:
+    """The scores of complete trials, as signals are compared with them."""
+    at = observations.at
+    return Observed(at.context, observations.seed, at.kd_weight, observations.value)
+
+
+def heeding(observations: Observations, nll: Floats) -> Observations:
+    """The same trials, each with the score that its likelihood stands for (see `as_score`)."""
+    return replace(observations, value=as_score(scores_of(observations), nll))
+
+
+def as_score(score: Observed, nll: Floats) -> Floats:
+    """The score that the likelihood of each run stands for, `[n]`: finer than its own.
+
+    A straight line in every context, through the mean of both, with the slope of
+    `conversion_by_context`.
+
+    Args:
+        score: of complete trials.
+        nll: their scaled negative log-likelihood, `[n]`, finite.
+    """
+    likelihood = score._replace(value=-nll)
+    slopes = conversion_by_context(likelihood, score.value)
+    least = LEAST_SLOPE * conversion(likelihood, score.value)[0]
+    contexts, index, counts = np.unique(score.context, return_inverse=True, return_counts=True)
+    slope = np.array([max(slopes[int(each)], least) for each in contexts])[index]
+    level, middle = (
+        (np.bincount(index, each) / counts)[index] for each in (score.value, likelihood.value)
+    )
+    stands_for: Floats = level + slope * (likelihood.value - middle)
+    return stands_for
+
+
 def _within(signal: Observed, score: Floats) -> tuple[Floats, Floats, int]:
     """Signal and score less their means by context and seed, and the number of these groups."""
     groups, index = np.unique(np.stack([signal.context, signal.seed]), axis=1, return_inverse=True)
@@ -265,14 +295,14 @@ def _ranks(values: Floats) -> Floats:
     return ranks
 
 
-def _sentence(name: str, agreements: dict[str, Agreement], metric: str) -> str:
+def _sentence(name: str, agreements: dict[str, Agreement]) -> str:
     if not agreements:
-        return f"The surface learned from the {metric}: the trials left nothing finer."
+        return "KD weights are learned from the score: the trials left nothing finer."
     if name == ACCURACY:
         why = _figures(next(iter(agreements.values())))
-        return f"The surface learned from the {metric}: finer signals disagree with it ({why})."
+        return f"KD weights are learned from the score: finer signals disagree with it ({why})."
     return (
-        f"The surface learned from {MEANING[name]}, which agrees with the {metric} "
+        f"KD weights are learned from {MEANING[name]}, which agrees with the score "
         f"({_figures(agreements[name])})."
     )
 

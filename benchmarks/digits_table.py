@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
@@ -32,7 +31,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from analysis.likelihood import scaled_nll
+from analysis.table import ResponseTable, write_table
 from trainables.datasets import add_label_noise, generator, stratified
+from trainables.record import VAL_ACCURACY
 
 NOISES = (0.0, 0.2)
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -195,7 +196,9 @@ def keep(method: str, fraction: float, seeds: range, scores: Tensor) -> Tensor:
     )
 
 
-def rows(students: Students, context: dict[str, object], seeds: range) -> tuple[pa.Table, Tensor]:
+def rows(
+    students: Students, context: dict[str, object], seeds: range
+) -> tuple[pd.DataFrame, Tensor]:
     """Train one context; returns its part of the table and the last logits."""
     labels = students.data.val_labels
     scores, likelihoods = [], []
@@ -205,23 +208,18 @@ def rows(students: Students, context: dict[str, object], seeds: range) -> tuple[
             logits = students.logits(students.data.val_images[None])[1]
             scores.append((logits.argmax(-1) == labels).float().mean(-1).numpy())
             likelihoods.append(scaled_nll(logits.numpy(), labels.numpy()))
-    shape = (len(REPORTED), len(seeds), len(KD_WEIGHTS))
-    size = math.prod(shape)
     epochs, of_seed, weights = np.meshgrid(REPORTED, seeds, KD_WEIGHTS, indexing="ij")
-    constant = {
-        name: pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [value])
-        if isinstance(value, str)
-        else pa.array(np.full(size, value, np.float32))
-        for name, value in context.items()
-    }
-    varying = {
-        "kd_weight": pa.array(weights.ravel().astype(np.float32)),
-        "seed": pa.array(of_seed.ravel().astype(np.int16)),
-        "epoch": pa.array(epochs.ravel().astype(np.int16)),
-        "score": pa.array(np.stack(scores).ravel().astype(np.float32)),
-        "val_nll_scaled": pa.array(np.stack(likelihoods).ravel().astype(np.float32)),
-    }
-    return pa.table(constant | varying), logits
+    table = pd.DataFrame(
+        {
+            **context,
+            "kd_weight": weights.ravel(),
+            "seed": of_seed.ravel(),
+            "epoch": epochs.ravel(),
+            "score": np.stack(scores).ravel(),
+            "val_nll_scaled": np.stack(likelihoods).ravel(),
+        }
+    )
+    return table, logits
 
 
 def main() -> None:
@@ -261,8 +259,8 @@ def main() -> None:
                         options.logits / f"noise{noise}-{method}-{fraction}.safetensors",
                     )
                 print(f"{time.perf_counter() - began:6.0f} s  {noise} {method} {fraction}")
-    table = pa.concat_tables(tables).unify_dictionaries()
-    pq.write_table(table, options.out, compression="zstd", compression_level=19)
+    table = pd.concat(tables, ignore_index=True)
+    write_table(ResponseTable(table, VAL_ACCURACY, TRAIN, CLASSES), options.out)
     print(f"{len(table)} rows, {options.out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -41,6 +41,7 @@ from analysis.table import ResponseTable, read_table, write_table
 from search.designer import Known, Proposal
 from search.ledger import TrialState
 from search.replay import TableWorld
+from search.samplers.coding import likelihoods
 from search.samplers.planned import fixed_trials
 from search.samplers.table import DESIGNERS
 from search.scheduler import ContextRungs
@@ -116,7 +117,8 @@ def joint(spec: SearchSpec, ended: Ended) -> dict[str, float]:
         weights = np.array([t.values["kd_weight"] for t in done])
         scores = np.array([t.scores[t.epoch] for t in done])
         seeds = np.array([t.seed for t in done], dtype=np.int64)
-        given.append(Trials(weights, scores, seeds, fixed=dict(context.values)))
+        nll = likelihoods(done)
+        given.append(Trials(weights, scores, seeds, fixed=dict(context.values), nll=nll))
     answers = dict.fromkeys(ended, 0.0) | {
         context.key: found.kd_weight.value
         for context, found in zip(contexts, ESTIMATORS["surface"](given, 0.9), strict=True)
@@ -216,6 +218,8 @@ class Strategy:
     """Compute that it may spend; answers are not asked for beyond."""
     scheduler: type[ContextRungs] | None = None
     replications: int = 30
+    likelihoods: bool = True
+    """Whether trials report the likelihood of their logits beside the accuracy."""
 
 
 def asha(grace: int) -> dict[str, Any]:
@@ -227,6 +231,9 @@ THREE_SEEDS = {"seeds": {"trials": 3}}
 STRATEGIES: dict[str, Strategy] = {
     "curve": Strategy(
         "curve", {"curve: knowledge gradient, surface": joint}, sweeps=8, replications=30
+    ),
+    "curve-accuracy": Strategy(
+        "curve", {"curve, from accuracy alone": joint}, sweeps=8, likelihoods=False
     ),
     "curve-asha": Strategy(
         "curve",
@@ -344,9 +351,16 @@ def _table(path: Path) -> ResponseTable:
 
 
 @lru_cache(maxsize=16)
-def _world(path: Path | None, name: str, text: str) -> tuple[SearchSpec, World]:
+def _world(
+    path: Path | None, name: str, text: str, with_likelihoods: bool
+) -> tuple[SearchSpec, World]:
     spec = parse_spec(json.loads(text), name)
-    return spec, RidgeWorld() if path is None else TableWorld(_table(path), spec)
+    if path is None:
+        return spec, RidgeWorld()
+    table = _table(path)
+    if not with_likelihoods:
+        table = replace(table, rows=table.rows.assign(val_nll_scaled=np.nan))
+    return spec, TableWorld(table, spec)
 
 
 def _loss(spec: SearchSpec, world: World, key: str) -> Callable[[float], float]:
@@ -387,7 +401,8 @@ def measure(job: Job) -> dict[str, Any]:
             }
             if isinstance(strategy.designer, str):
                 raw["sampler"] = strategy.designer
-            spec, world = _world(problem.table, raw["name"], json.dumps(raw, sort_keys=True))
+            text = json.dumps(raw, sort_keys=True)
+            spec, world = _world(problem.table, raw["name"], text, strategy.likelihoods)
             limit = min(strategy.sweeps, job.sweeps)
             played = simulate(
                 spec, world, draw=job.draw, workers=1, sweeps=limit, **_parts(strategy)

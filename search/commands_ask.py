@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from analysis.errors import AnalysisError
+from analysis.estimators import DEFAULT
 from search.errors import KdcurveError, UsageError
 from search.options import Name
 from search.places import Places
@@ -16,6 +17,11 @@ from search.printing import err, out, print_answers, print_level, print_table
 
 Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
 Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
+
+
+Estimator = Annotated[
+    str, typer.Option(help="How to estimate: surface, quadratic or grid.", show_default=True)
+]
 
 
 class Format(StrEnum):
@@ -33,6 +39,7 @@ def best(
     method: Method = None,
     fraction: Annotated[float | None, typer.Option(help="Only this kept fraction.")] = None,
     teacher: Teacher = None,
+    estimator: Estimator = DEFAULT,
     format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,
 ) -> None:
     """Best setting per context, from MLflow.
@@ -41,7 +48,7 @@ def best(
     """
     from analysis.curve import best as ask  # noqa: PLC0415
 
-    curve = ask(name, places.tracking_uri, method, fraction, teacher)
+    curve = ask(name, places.tracking_uri, method, fraction, teacher, estimator=estimator)
     if format is Format.TABLE:
         print_answers(curve)
     elif format is Format.JSON:
@@ -54,6 +61,7 @@ def curve(
     name: Name,
     places: Places,
     verbose: bool,
+    estimator: Estimator = DEFAULT,
     out_file: Annotated[
         Path | None,
         typer.Option("--out", help="Also write it as a picture (.svg, .png) or as .csv."),
@@ -67,7 +75,7 @@ def curve(
     from analysis.format import pivot_table  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
 
-    fitted = fit_curve(load_runs(name, places.tracking_uri))
+    fitted = fit_curve(load_runs(name, places.tracking_uri), estimator)
     print_table(pivot_table(fitted))
     print_level(fitted)
     if out_file is None:

@@ -7,7 +7,7 @@ from analysis.secrets import redacted
 from search.ledger import Ledger, TrialState
 from search.places import Places
 from search.space import Context, SearchSpec
-from trainables.record import EPOCH, SECONDS
+from trainables.record import EPOCH, SECONDS, VAL_NLL_SCALED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,7 @@ def _row(spec: SearchSpec, context: Context, trial: TrialState) -> dict[str, obj
         **spec.trial_params(context, spec.trial_config(context, trial.values, trial.seed)),
         "epoch": trial.last.get(EPOCH),
         "score": trial.scores.get(trial.epoch),
+        VAL_NLL_SCALED: trial.last.get(VAL_NLL_SCALED),
         "seconds": trial.last.get(SECONDS),
         "start_time": _ms(trial.started or trial.ended),
         "end_time": _ms(trial.ended),

@@ -215,7 +215,7 @@ def print_answers(curve: "pd.DataFrame") -> None:
     print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
     print_level(curve)
     if narrow:
-        out.print(f"Trials, seeds and more intervals: in {_width(whole)} columns, or --format csv.")
+        out.print(f"Flat ranges, losses, trials and seeds: in {_width(whole)} columns, or as csv.")
 
 
 def print_level(curve: "pd.DataFrame") -> None:
@@ -227,6 +227,8 @@ def print_level(curve: "pd.DataFrame") -> None:
         markup=False,
         soft_wrap=True,
     )
+    if curve.attrs["signal"]:
+        out.print(curve.attrs["signal"], markup=False, soft_wrap=True)
 
 
 def _widths(content: "TextTable") -> list[int]:

@@ -14,7 +14,7 @@ from analysis.loss import Loss, expected_loss
 from search.designer import Designer, Known, Later, Proposal
 from search.errors import KdcurveError
 from search.ledger import TrialState
-from search.samplers.coding import complete
+from search.samplers.coding import complete, likelihoods
 from search.space import Context, SearchSpec
 from trainables.record import CONTEXT_PARAMS, SECONDS, Outcome
 
@@ -155,6 +155,7 @@ def _arrays(spec: SearchSpec, context: Context, trials: list[TrialState]) -> Tri
         },
         kd_weight_range=(tune.low, tune.high),
         fixed=dict(context.values),
+        nll=likelihoods(trials),
     )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.settings import Ints, Observations, Settings
+from analysis.settings import Floats, Ints, Observations, Settings
 from search.ledger import TrialState
 from search.space import Context, SearchSpec
-from trainables.record import Outcome
+from trainables.record import VAL_NLL_SCALED, Outcome
 
 KD_WEIGHTS = 21
 """KD weights of a context that are compared, evenly over the range that is tuned."""
@@ -81,6 +81,11 @@ def complete(trials: Iterable[TrialState]) -> list[TrialState]:
         if trial.outcome is Outcome.COMPLETE and np.isfinite(trial.scores.get(trial.epoch, np.nan))
     ]
     return sorted(usable, key=lambda trial: (trial.ended or 0.0, trial.number))
+
+
+def likelihoods(trials: Iterable[TrialState]) -> Floats:
+    """Temperature-scaled negative log-likelihood at the end of each trial; NaN where unknown."""
+    return np.array([trial.last.get(VAL_NLL_SCALED, np.nan) for trial in trials], np.float64)
 
 
 def _codes(spec: SearchSpec, name: str) -> dict[str, int]:

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from analysis.acquisition import knowledge_gradient
+from analysis.settings import Observations
+from analysis.signal import NLL, choose_signal, heeding, scores_of
 from analysis.surface import STEPS, Hyperparameters, fit
 from search.designer import START_POINTS, Known, Proposal, start_values
 from search.ledger import TrialState
 from search.plan import trial_samples
-from search.samplers.coding import Coding, complete
+from search.samplers.coding import Coding, complete, likelihoods
 from search.space import Context, SearchSpec
 from trainables.seeds import derive
 
@@ -64,7 +66,7 @@ class Curve:
             c.key: START_POINTS * int(b) for c, b in zip(spec.context_list, blocks, strict=True)
         }
         self._first_fit = max(FIRST_FIT, sum(self._start_trials.values()) // 2)
-        self._ladder: dict[int, Hyperparameters] = {}
+        self._ladder: dict[int, tuple[Hyperparameters, bool]] = {}
 
     def propose(self, known: Known) -> Proposal | None:
         """The starting design, then what teaches most."""
@@ -98,7 +100,8 @@ class Curve:
             return None
         if not ended:
             return self._blind(candidates, known)
-        surface = fit(self._coding.observed(ended), self._hyperparameters(ended), steps=0)
+        learnt, finer = self._learnt(ended)
+        surface = fit(self._observed(ended, finer), learnt, steps=0)
         waiting = [t for trials in known.values() for t in trials if t.outcome is None]
         if waiting:
             surface = surface.with_pending(*self._coding.pending(waiting))
@@ -111,17 +114,28 @@ class Curve:
         number = sum(map(len, known.values()))
         return candidates[derive(self._spec.seed, "blind", number) % len(candidates)]
 
-    def _hyperparameters(self, ended: Sequence[TrialState]) -> Hyperparameters | None:
-        """Those of the newest rung of a ladder of numbers of trials; None below the first."""
-        learnt, rung = None, self._first_fit
+    def _learnt(self, ended: Sequence[TrialState]) -> tuple[Hyperparameters | None, bool]:
+        """What the newest rung of a ladder of numbers of trials taught; nothing below the first.
+
+        That is hyperparameters, and whether the likelihood agrees with the score.
+        """
+        learnt, finer, rung = None, False, self._first_fit
         while rung <= len(ended):
             if rung not in self._ladder:
-                observed = self._coding.observed(ended[:rung])
+                first = ended[:rung]
+                scores = scores_of(self._coding.observed(first))
+                finer = choose_signal(scores, likelihoods(first)).name == NLL
                 steps = STEPS if learnt is None else REFIT_STEPS
-                self._ladder[rung] = fit(observed, learnt, steps).hyperparameters
-            learnt = self._ladder[rung]
+                fitted = fit(self._observed(first, finer), learnt, steps)
+                self._ladder[rung] = fitted.hyperparameters, finer
+            learnt, finer = self._ladder[rung]
             rung = math.ceil(rung * REFIT_GROWTH)
-        return learnt
+        return learnt, finer
+
+    def _observed(self, ended: Sequence[TrialState], finer: bool) -> Observations:
+        """What these trials scored, or what their likelihoods stand for."""
+        observed = self._coding.observed(ended)
+        return heeding(observed, likelihoods(ended)) if finer else observed
 
     def _in_question(self, known: Known) -> list[Context]:
         """Contexts to choose from: all, those that lag behind, or of many the next few."""

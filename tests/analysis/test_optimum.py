@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from analysis.estimators import ESTIMATORS, Trials
-from analysis.optimum import TOLERANCE, find_optimum
+from analysis.optimum import TOLERANCE, find_optimum, find_worth
 from analysis.surface import Observations, Settings, fit
 
 GRID = np.repeat([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 2)
@@ -21,28 +21,40 @@ def parabola(weight, best=0.6, height=0.9, curvature=0.1):
     return height - curvature * (weight - best) ** 2
 
 
+def fitted(value, kd_weight=GRID, seeds=SEEDS):
+    return fit(Observations(places(kd_weight), value, seeds))
+
+
 def found(value, kd_weight=GRID, seeds=SEEDS, **options):
-    return find_optimum(fit(Observations(places(kd_weight), value, seeds)), OPTION, **options)
+    return find_optimum(fitted(value, kd_weight, seeds), OPTION, **options)
+
+
+CALM = parabola(GRID) + np.random.default_rng(0).normal(0, 0.002, 12)
 
 
 @pytest.fixture(scope="module")
 def optimum():
-    return found(parabola(GRID) + np.random.default_rng(0).normal(0, 0.002, 12))
+    return found(CALM)
 
 
-def test_a_planted_optimum_is_found_with_its_gains(optimum):
+@pytest.fixture(scope="module")
+def worth(optimum):
+    return find_worth(fitted(CALM), optimum.at)
+
+
+def test_a_planted_optimum_is_found_with_its_gains(optimum, worth):
     assert optimum.kd_weight.value == pytest.approx(0.6, abs=0.05)
-    assert optimum.score.value == pytest.approx(0.9, abs=0.004)
-    assert optimum.gain.value == pytest.approx(0.036, abs=0.004)
-    assert optimum.gain_over_1.value == pytest.approx(0.016, abs=0.004)
-    assert optimum.score.value - optimum.score_without_kd == pytest.approx(optimum.gain.value)
+    assert worth.score.value == pytest.approx(0.9, abs=0.004)
+    assert worth.gain.value == pytest.approx(0.036, abs=0.004)
+    assert worth.gain_over_1.value == pytest.approx(0.016, abs=0.004)
+    assert worth.score.value - worth.score_without_kd == pytest.approx(worth.gain.value)
 
 
-def test_intervals_hold_the_truth_and_their_point(optimum):
+def test_intervals_hold_the_truth_and_their_point(optimum, worth):
     for estimate, truth in (
         (optimum.kd_weight, 0.6),
-        (optimum.gain, 0.036),
-        (optimum.gain_over_1, 0.016),
+        (worth.gain, 0.036),
+        (worth.gain_over_1, 0.016),
     ):
         assert estimate.low <= truth <= estimate.high
         assert estimate.low <= estimate.value <= estimate.high
@@ -54,12 +66,15 @@ def test_the_flat_part_is_where_the_score_lacks_less_than_the_tolerance(optimum)
     assert optimum.flat[0] < optimum.kd_weight.value < optimum.flat[1]
 
 
-def test_a_higher_level_and_more_noise_widen_the_intervals(optimum):
-    calm = parabola(GRID) + np.random.default_rng(0).normal(0, 0.002, 12)
-    sure = found(calm, level=0.99)
+def test_a_higher_level_and_more_noise_widen_the_intervals(optimum, worth):
+    sure = found(CALM, level=0.99)
     assert sure.kd_weight.high - sure.kd_weight.low > optimum.kd_weight.high - optimum.kd_weight.low
-    noisy = found(parabola(GRID) + np.random.default_rng(0).normal(0, 0.02, 12))
-    assert noisy.gain.high - noisy.gain.low > 2 * (optimum.gain.high - optimum.gain.low)
+    surer = find_worth(fitted(CALM), optimum.at, level=0.99)
+    assert surer.gain.low < worth.gain.low
+    noise = parabola(GRID) + np.random.default_rng(0).normal(0, 0.02, 12)
+    noisy = found(noise)
+    gain = find_worth(fitted(noise), noisy.at).gain
+    assert gain.high - gain.low > 2 * (worth.gain.high - worth.gain.low)
     assert noisy.loss.mean() > 2 * optimum.loss.mean() > 0
 
 
@@ -77,9 +92,11 @@ def test_the_expected_loss_is_that_of_draws_of_the_truth():
 
 @pytest.mark.parametrize(("best", "end"), [(-0.5, 0.0), (1.5, 1.0)])
 def test_an_optimum_outside_is_answered_by_the_end(best, end):
-    optimum = found(parabola(GRID, best) + np.random.default_rng(0).normal(0, 0.001, 12))
+    score = parabola(GRID, best) + np.random.default_rng(0).normal(0, 0.001, 12)
+    optimum = found(score)
     assert optimum.kd_weight == pytest.approx((end, end, end), abs=0.02)
-    gain = optimum.gain if end == 0.0 else optimum.gain_over_1
+    worth = find_worth(fitted(score), optimum.at)
+    gain = worth.gain if end == 0.0 else worth.gain_over_1
     assert gain == pytest.approx((0.0, 0.0, 0.0), abs=1e-4)
 
 
@@ -193,3 +210,42 @@ def test_many_contexts_are_answered_in_portions_as_well_as_together(monkeypatch)
     monkeypatch.setattr(joint, "PORTION", 60)
     for one, other in zip(together, surface(made), strict=True):
         assert other.kd_weight.value == pytest.approx(one.kd_weight.value, abs=0.05)
+
+
+def test_likelihoods_that_agree_choose_the_kd_weight_and_scores_say_what_it_is_worth():
+    rng = np.random.default_rng(0)
+    made, finer = [], []
+    for fraction, best in ((0.9, 0.3), (0.5, 0.5), (0.2, 0.7)):
+        score = parabola(GRID, best) + rng.normal(0, 0.006, 12)
+        nll = 0.4 - 5 * parabola(GRID, best) + rng.normal(0, 0.003, 12)
+        fixed = {"fraction": fraction, "method": "random"}
+        made.append(Trials(GRID, score, SEEDS, fixed=fixed))
+        finer.append(Trials(GRID, score, SEEDS, fixed=fixed, nll=nll))
+    coarse, fine = surface(made), surface(finer)
+    assert {answer.signal for answer in coarse} == {
+        "KD weights are learned from the score: the trials left nothing finer."
+    }
+    assert all("learned from the likelihood" in answer.signal for answer in fine)
+    assert [a.kd_weight.value for a in fine] == pytest.approx([0.3, 0.5, 0.7], abs=0.04)
+    for one, other in zip(fine, coarse, strict=True):
+        assert one.score_without_kd == pytest.approx(other.score_without_kd)
+        assert one.expected_loss < other.expected_loss
+
+
+def test_likelihoods_with_another_optimum_are_not_heeded():
+    made = contexts(np.random.default_rng(0))
+    misled = [
+        Trials(t.kd_weight, t.score, t.seed, fixed=t.fixed, nll=1.0 - 0.5 * t.kd_weight)
+        for t in made
+    ]
+    answers = surface(misled)
+    assert [a.kd_weight.value for a in answers] == [a.kd_weight.value for a in surface(made)]
+    assert "disagree" in answers[0].signal
+
+
+def test_a_trial_without_likelihood_leaves_the_score_as_the_signal():
+    made = contexts(np.random.default_rng(0))
+    nll = 0.4 - 5 * made[0].score
+    nll[3] = np.nan
+    made[0] = Trials(GRID, made[0].score, SEEDS, fixed=made[0].fixed, nll=nll)
+    assert "learned from the score" in surface(made)[0].signal

@@ -10,6 +10,7 @@ from analysis.signal import (
     LOGITS,
     NLL,
     Observed,
+    as_score,
     choose_signal,
     conversion,
     conversion_by_context,
@@ -87,17 +88,38 @@ def test_the_loss_is_unbiased_where_the_score_is_noisy():
 def test_without_likelihood_the_score_stays():
     score, _ = _search()
     for nll in (None, np.full(len(score.value), np.nan)):
-        choice = choose_signal(score, nll, metric="R²")
+        choice = choose_signal(score, nll)
         assert choice.name == ACCURACY
         assert choice.agreements == {}
-        assert "R²" in choice.sentence
+        assert "nothing finer" in choice.sentence
 
 
-def test_trials_without_likelihood_do_not_count():
+def test_one_trial_without_likelihood_leaves_the_score():
     score, nll = _search()
-    spoilt = score._replace(value=score.value.copy())
-    spoilt.value[:5], nll[:5] = -50, np.nan
-    assert choose_signal(spoilt, nll).name == NLL
+    nll[5] = np.nan
+    assert choose_signal(score, nll).name == ACCURACY
+
+
+def test_a_likelihood_stands_for_the_score_that_it_usually_comes_with():
+    score, nll = _search(noise=0.01, nll_noise=0.001)
+    finer = as_score(score, nll)
+    truth = 0.9 - 0.1 * (score.kd_weight - 0.6) ** 2
+    for context in range(8):
+        rows = score.context == context
+        assert finer[rows].mean() == pytest.approx(score.value[rows].mean())
+    within = [
+        np.std([(each - truth)[score.context == c].std() for c in range(8)])
+        for each in (finer, score.value)
+    ]
+    assert within[0] < within[1]
+
+
+def test_no_context_has_its_likelihoods_turned_around():
+    score, nll = _search(noise=0.001, nll_noise=0.001)
+    turned = score.context == 0
+    nll[turned] = 1.0 - nll[turned]
+    finer = as_score(score, nll)
+    assert np.corrcoef(finer[turned], nll[turned])[0, 1] < -0.99
 
 
 def test_interpolated_logits_have_to_be_asked_for_and_must_not_mislead():
