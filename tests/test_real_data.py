@@ -11,6 +11,7 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts it."""
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
 """Hugging Face's Parquet files, beside a checkout that has them."""
+SUBSET = 0.03
 
 
 def smoke(folder: Path, config: str, root: str, data: Path, name: str) -> list[dict]:
@@ -18,7 +19,7 @@ def smoke(folder: Path, config: str, root: str, data: Path, name: str) -> list[d
     text = (ROOT / "configs" / config).read_text(encoding="utf-8").replace("subset: 0.2, ", "")
     assert root in text
     (folder / "search.yaml").write_text(
-        text.replace(root, f"root: {data}, subset: 0.1"), encoding="utf-8"
+        text.replace(root, f"root: {data}, subset: {SUBSET}"), encoding="utf-8"
     )
     finished = kdcurve(folder, "search", "search.yaml", "--smoke")
     assert finished.code == 0, finished.output + finished.errors
@@ -40,6 +41,7 @@ def test_a_search_runs_on_fashion_mnist(tmp_path):
     assert {row["dataset"] for row in rows} == {"fashion_mnist"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason="CIFAR-10 as Parquet is not beside the checkout")
 def test_a_search_runs_on_cifar10_as_parquet(tmp_path):
     rows = smoke(
