@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from search.errors import KdcurveError
 from search.options import Name, TakeOver
@@ -19,6 +18,7 @@ from search.printing import (
     print_answers,
     print_places,
     print_plan,
+    print_table,
 )
 from trainables.record import Outcome, SearchState
 
@@ -205,6 +205,7 @@ def list_(places: Places, verbose: bool) -> None:
 
     Example: `kdcurve list`
     """
+    from analysis.format import Column, Table  # noqa: PLC0415
     from search.journal import EventKind, Journal  # noqa: PLC0415
     from search.standing import recorded_spec, standing  # noqa: PLC0415
 
@@ -213,18 +214,22 @@ def list_(places: Places, verbose: bool) -> None:
     if not names:
         out.print("No searches are recorded.")
         return
-    table = Table("search", "state", "trials ended", "started", box=None, pad_edge=False)
+    rows = []
     for name in names:
         started = datetime.fromtimestamp(journal.milestones(name)[0].time).astimezone()
         ended = journal.count(name, EventKind.ENDED)
         trials = recorded_spec(journal, name).trials
-        table.add_row(
-            name,
-            _state(journal, name, standing(journal, name)),
-            str(ended) if trials is None else f"{ended} of {trials}",
-            started.strftime("%Y-%m-%d %H:%M"),
+        rows.append(
+            (
+                name,
+                _state(journal, name, standing(journal, name)),
+                str(ended) if trials is None else f"{ended} of {trials}",
+                started.strftime("%Y-%m-%d %H:%M"),
+            )
         )
-    out.print(table)
+    titles = ("search", "state", "trials ended", "started")
+    columns = tuple(Column(title, "left") for title in titles)
+    print_table(Table(columns, tuple(rows)))
 
 
 def schema() -> None:

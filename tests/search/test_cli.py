@@ -241,7 +241,7 @@ def test_a_failed_trial_is_told_with_its_reason(kdcurve, tmp_path, begun):
 def test_status_and_list_say_who_runs_a_search(kdcurve, tmp_path, begun):
     lease = Lease(begun.journal, "rehearsal")
     status = kdcurve("status", "rehearsal", "--home", tmp_path).stdout
-    who = rf"running \(process {os.getpid()} on \S+ since [\d: -]+, last event 0 s ago\)"
+    who = rf"running \(process {os.getpid()} on \S+ since [\d: -]+, last event \d+ s ago\)"
     assert re.match(f"rehearsal: {who}\n", status)
     assert "resume" not in status
     assert re.search(who, kdcurve("list", "--home", tmp_path).stdout)
