@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A file of tests has one process, and with it the searches that its tests share.
+PARALLEL := -n 2 --dist loadfile
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
 # Busy processes with several threads each collapse on a small machine.
@@ -17,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/kdcurve curve $(DEMO)
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-all: check
 	$(BIN)/pytest
