@@ -26,9 +26,9 @@ FREEDOM = 5
 KD_WEIGHT_SCALE = 1.1
 SCORE_SCALE = 1.8
 """Intervals are those of a multivariate t with so many degrees of freedom, of the posterior's scale
-times these: for the best KD weight, and for scores and gains. A context's noise and seed effects
-are estimated from few seeds; a gain contains a seed's effects in full, the place of the maximum
-hardly. Chosen with `benchmarks/coverage.py`. The expected loss is the posterior's own."""
+times these: for the best KD weight and what missing it costs, and for scores and gains. A
+context's noise and seed effects are estimated from few seeds; a gain contains a seed's effects in
+full, the place of the maximum hardly. Chosen with `benchmarks/coverage.py`."""
 MOST_OPTIONS = 12
 """Combinations of the other tuned values whose curves are drawn jointly at most."""
 CAUTION = 2.0
@@ -120,9 +120,9 @@ def find_optimum(
         Settings.concatenate([at, _grid(options.take(kept), weights)])
     )
     deviations, wider = _deviations(covariance)
-    loss = _loss(center + deviations, np.tile(allowed, len(kept)))
-    curves = center + KD_WEIGHT_SCALE * deviations * wider[:, None]
-    curves = curves[:, 1:].reshape(DRAWS, -1, len(weights))
+    draws = center + KD_WEIGHT_SCALE * deviations * wider[:, None]
+    loss = _loss(draws, np.tile(allowed, len(kept)))
+    curves = draws[:, 1:].reshape(DRAWS, -1, len(weights))
     masked = np.where(allowed, curves, -np.inf).reshape(DRAWS, -1)
     winner = masked.argmax(axis=1)
     rows = np.arange(DRAWS)

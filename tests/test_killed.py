@@ -147,7 +147,7 @@ def assert_mlflow_has_it_once(home: Path, events: list[Event], trials: int) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_path):
     """Proposals, metrics, rung decisions, outcomes and answers, bit for bit."""
     undisturbed = tmp_path / "undisturbed"
@@ -169,7 +169,7 @@ def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_four_at_a_time_a_search_killed_20_times_has_each_fact_once(tmp_path):
     home = tmp_path / "disturbed" / "kdcurve-data"
     run_through_kills(home.parent, "{cpu: 0.5, concurrent: 4}", seed=2)

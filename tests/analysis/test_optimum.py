@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from analysis.estimators import ESTIMATORS, Trials
-from analysis.optimum import TOLERANCE, find_optimum, find_worth
+from analysis.optimum import FREEDOM, KD_WEIGHT_SCALE, TOLERANCE, find_optimum, find_worth
 from analysis.surface import Observations, Settings, fit
 
 GRID = np.repeat([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 2)
@@ -85,7 +85,10 @@ def test_the_expected_loss_is_that_of_draws_of_the_truth():
     weights = np.linspace(0, 1, 41)
     where = np.append(optimum.kd_weight.value, weights)
     mean, covariance = surface.posterior(places(where))
-    worlds = np.random.default_rng(5).multivariate_normal(mean, covariance, 4000, method="eigh")
+    rng = np.random.default_rng(5)
+    worlds = rng.multivariate_normal(np.zeros(len(where)), covariance, 4000, method="eigh")
+    wider = KD_WEIGHT_SCALE * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, 4000))
+    worlds = mean + worlds * wider[:, None]
     loss = np.maximum(worlds[:, 1:].max(axis=1) - worlds[:, 0], 0)
     assert optimum.loss.mean() == pytest.approx(loss.mean(), rel=0.1)
 

@@ -12,7 +12,7 @@ from search.ledger import TrialState
 from search.plan import trial_samples
 from search.samplers.coding import Coding, complete
 from search.samplers.curve import Curve
-from trainables.record import Outcome
+from trainables.record import VAL_NLL_SCALED, Outcome
 
 FOUR = {"method": ["random", "el2n"], "fraction": [0.1, 0.8], "teacher": "cnn4"}
 
@@ -25,7 +25,7 @@ def planted(context, values, seed):
     return 0.9 - (0.3 / fraction**0.5) * (values["kd_weight"] - best) ** 2 + 0.002 * luck
 
 
-def play(spec, designer=None, upto=10_000, score=planted, known=None, pending=0):
+def play(spec, designer=None, upto=10_000, score=planted, known=None, pending=0, nll=None):
     """Run proposals one after the other; the newest `pending` have not ended."""
     designer = designer or Curve(spec)
     known = {} if known is None else {key: list(trials) for key, trials in known.items()}
@@ -43,6 +43,8 @@ def play(spec, designer=None, upto=10_000, score=planted, known=None, pending=0)
         while len(open_trials) > pending:
             ended, value = open_trials.pop(0)
             ended.scores[9], ended.ended = value, float(ended.number)
+            if nll is not None:
+                ended.last = {VAL_NLL_SCALED: nll(proposal.context, ended.values, ended.seed)}
             ended.outcome = Outcome.COMPLETE if np.isfinite(value) else Outcome.FAILED
     return proposals, known
 
@@ -101,6 +103,26 @@ def test_what_is_recommended_comes_near_the_best_kd_weight(spec, played):
     for context in spec.context_list:
         best = 0.3 if context.values["fraction"] > 0.5 else 0.8
         assert recommended(spec, known, context)["kd_weight"] == pytest.approx(best, abs=0.11)
+
+
+def coarse(context, values, seed):
+    """The planted score in steps of a point, as few validation samples give it."""
+    return round(planted(context, values, seed), 2)
+
+
+def likelihood(context, values, seed):
+    """Finer than the coarse score, and best where it is."""
+    return 3 - 3 * planted(context, values, seed)
+
+
+def test_a_likelihood_that_agrees_is_learned_from(spec):
+    seeing, _ = play(spec, score=coarse, nll=likelihood)
+    assert facts(seeing) != facts(play(spec, score=coarse)[0])
+
+
+def test_a_likelihood_that_disagrees_changes_nothing(spec):
+    misled, _ = play(spec, nll=lambda context, values, seed: values["kd_weight"])
+    assert facts(misled) == facts(play(spec)[0])
 
 
 def test_no_context_is_left_behind(spec, played):
