@@ -63,7 +63,7 @@ TARGETS = (0.25, 0.15, 0.08)
 BUDGET = 33
 """Trials per context that a search is planned for; it ends when its compute is spent."""
 SEEDS = 64
-"""Trial seeds that strategies with independent noise may use."""
+"""Trial seeds that strategies with independent noise may use; a table may have fewer."""
 FINE = np.linspace(0.0, 1.0, 201)
 """KD weights among which the truly best one is looked for."""
 TABLE_EPOCHS = (1, 2, 3, 5, 9, 13, 18, 22, 27)
@@ -317,6 +317,7 @@ def searches(table: ResponseTable) -> list[dict[str, Any]]:
                 "student": f"table:{student}",
                 "recipe": {"epochs": int(rows["epoch"].max())},
                 "contexts": listed,
+                "seeds": {"trials": min(SEEDS, rows["seed"].nunique())},
                 "counted": {
                     "train_samples": table.train_samples,
                     "classes": table.classes,

@@ -17,6 +17,8 @@ from tests.conftest import KDCURVE, kdcurve
 from trainables import record
 
 KILLS = 20
+TRIALS = 64
+"""Of the search: enough for it not to be over before it was killed so often."""
 SEARCH = """
 name: killed
 dataset: {name: digits, validation: 0.3, label_noise: 0.2}
@@ -25,7 +27,7 @@ recipe: {epochs: 12, batch_size: 32, lr: 0.05}
 contexts: {method: [random, el2n], fraction: [0.25, 1.0], teacher: cnn8}
 seeds: {trials: 2, scores: 1}
 sampler: tpe
-budget: {trials_per_context: 8}
+budget: {trials_per_context: 16}
 checkpoint_every_s: 0
 resources: CONCURRENT
 """
@@ -160,12 +162,12 @@ def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_p
     home = tmp_path / "disturbed" / "kdcurve-data"
     run_through_kills(home.parent, "{concurrent: 1}", seed=1)
     events = events_of(home)
-    assert_each_fact_once(events, trials=32)
+    assert_each_fact_once(events, trials=TRIALS)
     found = facts(events)
     for what, value in expected.items():
         assert found[what] == value, what
     assert sum(e.kind is EventKind.CHECKPOINTED for e in events) > 0
-    assert_mlflow_has_it_once(home, events, trials=32)
+    assert_mlflow_has_it_once(home, events, trials=TRIALS)
 
 
 @pytest.mark.slow
@@ -174,5 +176,5 @@ def test_four_at_a_time_a_search_killed_20_times_has_each_fact_once(tmp_path):
     home = tmp_path / "disturbed" / "kdcurve-data"
     run_through_kills(home.parent, "{cpu: 0.5, concurrent: 4}", seed=2)
     events = events_of(home)
-    assert_each_fact_once(events, trials=32)
-    assert_mlflow_has_it_once(home, events, trials=32)
+    assert_each_fact_once(events, trials=TRIALS)
+    assert_mlflow_has_it_once(home, events, trials=TRIALS)
