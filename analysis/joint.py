@@ -2,8 +2,9 @@
 
 Contexts inform each other as far as they agree, and the size of seed effects and noise is
 learnt from all of them. Recommended is the maximum of a context's posterior mean: of the
-likelihood of the validation logits where that agrees with the score (see `signal`), else of the
-score itself. What is reported there, the score and what is gained, is always the score's.
+likelihood of the validation logits where that is shown to agree with the score (see `signal`),
+else of the score itself. What is reported there, the score and what is gained, is always the
+score's.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
