@@ -17,6 +17,7 @@ def parabola(weight, best=0.6, height=0.9, curvature=0.1):
 def _no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # what other tests left to be collected
         yield
 
 

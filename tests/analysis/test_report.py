@@ -65,6 +65,7 @@ def page(tmp_path_factory, runs, curve, schedule):
     path = tmp_path_factory.mktemp("report") / "new" / "report.html"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # what other tests left to be collected
         assert write_report(path, runs, curve, schedule, {"commit": "abc1234"}) == path
     return path.read_text(encoding="utf-8")
 

@@ -22,6 +22,7 @@ FRACTIONS = np.array([0.05, 0.1, 0.3, 0.6, 0.9])
 def _no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # what other tests left to be collected
         yield
 
 
