@@ -322,4 +322,4 @@ def _figures(found: Agreement) -> str:
         parts.append(f"rank correlation over KD weights {found.rank_correlation:.2f}")
     if np.isfinite(found.slope):
         parts.append(f"{100 * found.slope:.1f} points per nat")
-    return ", ".join(parts) or "too few trials to compare"
+    return ", ".join(parts).replace("-", "−") or "too few trials to compare"
