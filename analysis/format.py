@@ -35,8 +35,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-_Cells = tuple[tuple[Column, Callable[[Mapping[Hashable, Any]], str]], ...]
-"""Columns, each with its text for a row of a curve."""
+_Cell = tuple[Column, Callable[[Mapping[Hashable, Any]], str]]
+"""A column, with its text for a row of a curve."""
 
 
 def fraction_text(fraction: float) -> str:
@@ -107,26 +107,26 @@ def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
     objective = curve.attrs["objective"]
     unit = " (points)" if is_share(objective) else ""
     score = score_title(objective)
-    answer: _Cells = (
+    answer: tuple[_Cell, ...] = (
         *(_value(name) for name in _told_apart(curve)),
         (Column("best KD weight"), lambda row: with_interval(*_estimate(row, "kd_weight"))),
         *(_value(name, "best ") for name in TUNED_BESIDES if name in curve.attrs["tuned"]),
     )
-    without: _Cells = (
+    without: tuple[_Cell, ...] = (
         (Column("without KD"), lambda row: score_text(objective, row["measured_without_kd"])),
         (
             Column(f"gain over no KD{unit}"),
             lambda row: gain_text(objective, *_estimate(row, "gain")),
         ),
     )
-    brief: _Cells = (
+    brief: tuple[_Cell, ...] = (
         (
             Column(score.removeprefix("validation ")),
             lambda row: score_text(objective, row["score"]),
         ),
         *without,
     )
-    evidence: _Cells = (
+    evidence: tuple[_Cell, ...] = (
         (Column("as good"), lambda row: span_text(row["flat_low"], row["flat_high"])),
         (Column(score), lambda row: score_text(objective, *_estimate(row, "score"))),
         *without,
@@ -145,7 +145,7 @@ def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
         (Column("seeds"), lambda row: str(row["n_seeds"])),
     )
     noted = curve["reason"].notna().any() or curve["n_running"].any()
-    note: _Cells = ((Column("note", "left"), _note),) if noted else ()
+    note: tuple[_Cell, ...] = ((Column("note", "left"), _note),) if noted else ()
     shown = (*answer, *(brief if compact else evidence), *note)
     return Table(
         tuple(column for column, _ in shown),
@@ -153,7 +153,7 @@ def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
     )
 
 
-def _value(name: str, prefix: str = "") -> tuple[Column, Callable[[Mapping[Hashable, Any]], str]]:
+def _value(name: str, prefix: str = "") -> _Cell:
     return Column(prefix + heading(name), _side(name)), lambda row: value_text(name, row[name])
 
 

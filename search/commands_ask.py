@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from analysis.errors import AnalysisError
-from analysis.estimators import DEFAULT
+from analysis.estimators import DEFAULT, ESTIMATORS
 from search.errors import KdcurveError, UsageError
 from search.options import Name
 from search.places import Places
@@ -17,11 +17,7 @@ from search.printing import err, out, print_answers, print_level, print_table
 
 Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
 Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
-
-
-Estimator = Annotated[
-    str, typer.Option(help="How to estimate: surface, quadratic or grid.", show_default=True)
-]
+Estimator = Annotated[str, typer.Option(help=f"How to estimate: {', '.join(ESTIMATORS)}.")]
 
 
 class Format(StrEnum):

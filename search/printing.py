@@ -215,7 +215,9 @@ def print_answers(curve: "pd.DataFrame") -> None:
     print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
     print_level(curve)
     if narrow:
-        out.print(f"Flat ranges, losses, trials and seeds: in {_width(whole)} columns, or as csv.")
+        out.print(
+            f"Flat ranges, losses, trials, seeds: in {_width(whole)} columns, or --format csv."
+        )
 
 
 def print_level(curve: "pd.DataFrame") -> None:

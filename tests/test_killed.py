@@ -13,24 +13,18 @@ from mlflow.tracking import MlflowClient
 
 from search.errors import KdcurveError
 from search.journal import Event, EventKind, Journal
-from tests.conftest import KDCURVE, kdcurve
+from tests.conftest import DIGITS, KDCURVE, kdcurve
 from trainables import record
 
 KILLS = 20
 TRIALS = 64
 """Of the search: enough for it not to be over before it was killed so often."""
-SEARCH = """
-name: killed
-dataset: {name: digits, validation: 0.3, label_noise: 0.2}
-student: cnn4
-recipe: {epochs: 12, batch_size: 32, lr: 0.05}
-contexts: {method: [random, el2n], fraction: [0.25, 1.0], teacher: cnn8}
-seeds: {trials: 2, scores: 1}
-sampler: tpe
-budget: {trials_per_context: 16}
-checkpoint_every_s: 0
-resources: CONCURRENT
-"""
+SEARCH = (
+    DIGITS.replace("interrupted", "killed")
+    .replace("context: 8", f"context: {TRIALS // 4}")
+    .replace("{concurrent: 2}", "CONCURRENT")
+    + "checkpoint_every_s: 0\n"
+)
 
 
 def events_of(home: Path) -> list[Event]:

@@ -10,21 +10,9 @@ import pytest
 
 from search.journal import EventKind, Journal
 from search.ledger import Ledger
-from tests.conftest import KDCURVE, RIDGE, kdcurve
+from tests.conftest import DIGITS, KDCURVE, RIDGE, kdcurve
 from tests.recorded import answers, runs_of
 from trainables import record
-
-DIGITS = """
-name: interrupted
-dataset: {name: digits, validation: 0.3, label_noise: 0.2}
-student: cnn4
-recipe: {epochs: 12, batch_size: 32, lr: 0.05}
-contexts: {method: [random, el2n], fraction: [0.25, 1.0], teacher: cnn8}
-seeds: {trials: 2, scores: 1}
-sampler: tpe
-budget: {trials_per_context: 8}
-resources: {concurrent: 2}
-"""
 
 
 def interrupt(folder, arguments, ended_before, send, number):
