@@ -63,6 +63,20 @@ def test_the_score_without_kd_stands_before_the_gain(curve):
     assert row[at] == "–"
 
 
+def test_the_whole_table_says_how_flat_the_best_is_and_what_it_may_lack(curve):
+    row = curve.iloc[[0]].assign(
+        flat_low=0.25, flat_high=0.55, gain_over_1=0.031, gain_over_1_low=-0.002,
+        gain_over_1_high=0.05, expected_loss=0.0012,
+    )  # fmt: skip
+    table = curve_table(row)
+    cells = dict(zip((column.title for column in table.columns), table.rows[0], strict=True))
+    assert cells["as good"] == "0.25 to 0.55"
+    assert cells["gain over 1 (points)"] == "+3.1 [−0.2, +5.0]"
+    assert cells["expected loss (points)"] == "0.12"
+    (blank,) = curve_table(row.assign(flat_low=np.nan, flat_high=np.nan)).rows
+    assert "–" in blank
+
+
 def test_the_compact_table_fits_80_columns(curve):
     table = curve_table(curve[curve["n_running"] == 0], compact=True)
     assert [column.title for column in table.columns] == [

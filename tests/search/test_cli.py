@@ -424,6 +424,15 @@ def test_best_takes_only_what_is_asked_for(kdcurve, home):
     assert "0.1" in failed(kdcurve(*arguments, "--fraction", "0.2"), 1)
 
 
+def test_answers_are_estimated_as_asked(kdcurve, home):
+    for command in ("best", "curve"):
+        told = kdcurve(command, "recorded", "--home", home, "--estimator", "quadratic").stdout
+        assert "estimated by quadratic" in told
+        wrong = failed(kdcurve(command, "recorded", "--home", home, "--estimator", "cubic"), 1)
+        assert "'cubic'" in wrong
+        assert "surface" in wrong
+
+
 def test_the_curve_is_written_in_the_form_that_its_name_asks_for(kdcurve, home, tmp_path):
     for name, start in (("a.csv", b"search"), ("a.svg", b"<?xml"), ("a.png", b"\x89PNG")):
         path = tmp_path / name

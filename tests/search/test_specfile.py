@@ -325,6 +325,7 @@ def test_the_smoke_form_survives_a_long_grace_and_many_fractions(raw, budget):
     spoil(raw, "early_stopping", {"grace_epochs": 4})
     small = shrink(parse_spec(raw))
     assert small.contexts.fraction == [fractions[49], fractions[98]]
+    assert (small.recipe.epochs, small.recipe.iterations) == (3, None)
     assert small.trials == 16
 
 
