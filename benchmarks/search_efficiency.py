@@ -229,9 +229,7 @@ def asha(grace: int) -> dict[str, Any]:
 
 THREE_SEEDS = {"seeds": {"trials": 3}}
 STRATEGIES: dict[str, Strategy] = {
-    "curve": Strategy(
-        "curve", {"curve: knowledge gradient, surface": joint}, sweeps=8, replications=30
-    ),
+    "curve": Strategy("curve", {"curve: knowledge gradient, surface": joint}, sweeps=8),
     "curve-accuracy": Strategy(
         "curve", {"curve, from accuracy alone": joint}, sweeps=8, likelihoods=False
     ),
