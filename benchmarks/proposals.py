@@ -50,7 +50,7 @@ def made_up(sampler: str, contexts: int, trials: int) -> SearchSpec:
             "recipe": {"epochs": 9},
             "contexts": {
                 "method": methods,
-                "fraction": [round(0.05 + 0.95 * i / count, 4) for i in range(count)],
+                "fraction": [round(0.3 + 0.7 * i / count, 4) for i in range(count)],
                 "teacher": "cnn4",
             },
             "seeds": {"trials": 30},
