@@ -5,11 +5,12 @@
 
 Every strategy searches the same problems, simulated in virtual time by the searcher, scheduler
 and record of a real search: the closed-form ridge problem, whose truth is exact, and response
-tables of digits, whose truth is the mean over all their seeds. Each replication has seeds of
-its own. One sweep is the compute of one full run in every context, in epochs × kept samples. The
-regret is the true mean score at the best KD weight minus that at the recommended one, in
-points (hundredths of accuracy, or of R²), averaged over contexts. A context without a complete
-trial is answered with KD weight 0, that is, without distillation.
+tables (the project's own of digits, unless others are named), whose truth is the mean over all
+their seeds. Each replication has seeds of its own; slow strategies have fewer replications. One
+sweep is the compute of one full run in every context, in epochs × kept samples. The regret is the
+true mean score at the best KD weight minus that at the recommended one, in points (hundredths of
+accuracy, or of R²), averaged over contexts. A context without a complete trial is answered with KD
+weight 0, that is, without distillation.
 
 Answers are asked of a search under way: what it would say if it were stopped after so many
 sweeps. Prints a table, and as its last line one JSON object.
@@ -66,6 +67,8 @@ SEEDS = 64
 """Trial seeds that strategies with independent noise may use; a table may have fewer."""
 FINE = np.linspace(0.0, 1.0, 201)
 """KD weights among which the truly best one is looked for."""
+TABLE = Path(__file__).parent / "data" / "digits.parquet"
+"""Searched when no other table is named."""
 TABLE_EPOCHS = (1, 2, 3, 5, 9, 13, 18, 22, 27)
 """Epochs kept of a table of counts."""
 
@@ -189,7 +192,7 @@ class StockTpe:
         self._told[context] = len(trials)
         asked = study.ask(self._space)
         study.tell(asked, state=OptunaState.FAIL)  # it comes back with its score
-        return asked.params["kd_weight"], len(trials)
+        return asked.params["kd_weight"], len(trials) % self._spec.seeds.trials
 
 
 def stock_tpe(spec: SearchSpec, _: Studies) -> Turns:
@@ -231,13 +234,18 @@ THREE_SEEDS = {"seeds": {"trials": 3}}
 STRATEGIES: dict[str, Strategy] = {
     "curve": Strategy("curve", {"curve: knowledge gradient, surface": joint}, sweeps=8),
     "curve-accuracy": Strategy(
-        "curve", {"curve, from accuracy alone": joint}, sweeps=8, likelihoods=False
+        "curve",
+        {"curve, from accuracy alone": joint},
+        sweeps=8,
+        replications=6,
+        likelihoods=False,
     ),
     "curve-asha": Strategy(
         "curve",
         {"curve + ASHA, a third as grace": joint},
         {"early_stopping": {"name": "asha"}},
         sweeps=8,
+        replications=6,
     ),
     "grid": Strategy("grid", {"grid of 11": each(best_cell)}),
     "grid-crn": Strategy("grid-crn", {"grid of 5, common seeds": each(best_cell)}),
@@ -246,21 +254,28 @@ STRATEGIES: dict[str, Strategy] = {
         {
             "TPE per context, best trial": each(best_trial),
             "TPE per context, parabola": each(parabola),
-            "TPE per context, surface": joint,
         },
+        replications=10,
+    ),
+    "tpe-surface": Strategy(
+        stock_tpe, {"TPE per context, surface": joint}, sweeps=11, replications=4
     ),
     "tpe-asha-1": Strategy(
-        stock_tpe, {"TPE + ASHA grace 1": each(best_trial)}, asha(1), scheduler=StockAsha
+        stock_tpe, {"TPE + ASHA grace 1": each(best_trial)}, asha(1), 11, StockAsha, 10
     ),
     "tpe-asha-3": Strategy(
-        stock_tpe, {"TPE + ASHA grace 3": each(best_trial)}, asha(3), scheduler=StockAsha
+        stock_tpe, {"TPE + ASHA grace 3": each(best_trial)}, asha(3), 11, StockAsha, 10
     ),
     "kdcurve-random": Strategy(
-        "random", {"random from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS
+        "random", {"random from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS, 11
     ),
-    "kdcurve-tpe": Strategy("tpe", {"TPE from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS),
-    "ray-stock": Strategy("ray-stock", {"joint TPE + ASHA": each(best_trial)}, asha(1)),
-    "one-epoch-top-k": Strategy("one-epoch-top-k", {"one epoch, top k": each(best_cell)}),
+    "kdcurve-tpe": Strategy(
+        "tpe", {"TPE from 0, ½, 1; parabola": each(parabola)}, THREE_SEEDS, 11, replications=10
+    ),
+    "ray-stock": Strategy(
+        "ray-stock", {"joint TPE + ASHA": each(best_trial)}, asha(1), 11, replications=10
+    ),
+    "one-epoch-top-k": Strategy("one-epoch-top-k", {"one epoch, top k": each(best_cell)}, {}, 11),
 }
 """Strategies whose sampler this version does not have are left out, and that is said."""
 
@@ -506,7 +521,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--table", type=Path, action="append", default=[])
+    parser.add_argument("--table", type=Path, action="append", metavar="T.parquet")
     parser.add_argument("--quick", action="store_true", help="8 replications, 11 sweeps")
     parser.add_argument("--replications", type=int)
     parser.add_argument("--sweeps", type=float)
@@ -523,7 +538,7 @@ def main() -> None:
     left_out = [name for name in options.only if name not in there]
     jobs = [
         Job(family, name, draw, tuple(problems), sweeps)
-        for family, problems in families(options.table).items()
+        for family, problems in families(options.table or [TABLE]).items()
         for name in there
         for draw in range(
             1, 1 + (options.replications or min(STRATEGIES[name].replications,
