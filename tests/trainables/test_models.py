@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -276,3 +277,12 @@ def test_a_users_own_network_is_built_like_ours(own):
 def test_a_users_own_network_that_is_no_classifier_is_named(own, function, message):
     with pytest.raises(ValueError, match=rf"{own}:{function}.*{message}"):
         build(f"{own}:{function}", (1, 4, 4), 5, seed=2)
+
+
+def test_torchvision_is_loaded_only_for_its_own_models():
+    """It brings torch's compiler, which takes as long to load as torch itself."""
+    code = (
+        "import sys; from trainables.models import build; build('resnet8', (3, 8, 8), 2, 0); "
+        "sys.exit('torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

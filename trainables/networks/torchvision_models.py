@@ -1,9 +1,9 @@
 """Torchvision's classification models, untrained, for images of any kind."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from trainables.networks.cnn import Shape
@@ -14,7 +14,8 @@ _RESNETS = "torchvision.models.resnet"
 
 def names() -> list[str]:
     """Every classification model by torchvision's own name."""
-    listed: list[str] = torchvision.models.list_models(module=torchvision.models)
+    zoo = _zoo()
+    listed: list[str] = zoo.list_models(module=zoo)
     return listed
 
 
@@ -51,7 +52,7 @@ def torchvision_model(architecture: str, small_stem: bool, shape: Shape, classes
         shape: of one image.
         classes: number of logits.
     """
-    model: nn.Module = torchvision.models.get_model(
+    model: nn.Module = _zoo().get_model(
         architecture, weights=None, num_classes=classes, **_options(architecture, shape)
     )
     path, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
@@ -73,8 +74,16 @@ def torchvision_model(architecture: str, small_stem: bool, shape: Shape, classes
     return model
 
 
+def _zoo() -> ModuleType:
+    """Torchvision's models: with them comes torch's compiler, as long to load as all the rest."""
+    from torchvision import models  # noqa: PLC0415
+
+    found: ModuleType = models
+    return found
+
+
 def _module(architecture: str) -> str:
-    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(architecture)
+    builder: Callable[..., nn.Module] = _zoo().get_model_builder(architecture)
     return builder.__module__
 
 
