@@ -12,6 +12,7 @@ from search.errors import KdcurveError
 from search.options import Name, TakeOver
 from search.places import Places
 from search.printing import (
+    TFLOPS,
     next_command,
     out,
     outcome_line,
@@ -44,6 +45,9 @@ def search(
         bool, typer.Option("--smoke", help="Shrink the search to a minute or two.")
     ] = False,
     address: Address = None,
+    tflops: Annotated[
+        float, typer.Option(min=1e-6, help="What a GPU sustains, for the plan's GPU hours.")
+    ] = TFLOPS,
 ) -> None:
     """Launch a search: validate the file, print the plan, run it, answer.
 
@@ -58,7 +62,7 @@ def search(
     from search.samplers.presence import check_sampler  # noqa: PLC0415
 
     check_sampler(spec.sampler)
-    print_plan(spec)
+    print_plan(spec, tflops)
     if dry_run:
         return
     from search import launch  # noqa: PLC0415

@@ -52,6 +52,23 @@ class Plan:
     artifact_samples: int
     """The same for what is shared, at most: if nothing is cached."""
 
+    @property
+    def samples(self) -> float | None:
+        """Of trials and of what is shared together; None: no limit."""
+        return None if self.trial_samples is None else self.trial_samples + self.artifact_samples
+
+
+def gpu_hours(spec: SearchSpec, samples: float, tflops: float) -> float:
+    """Hours that one GPU takes, by the FLOPs of training alone.
+
+    Args:
+        spec: the search.
+        samples: training steps of the student, in samples (see `Plan`).
+        tflops: what a GPU sustains on such networks, in 10¹² FLOP/s, a multiplication and an
+            addition counted as two.
+    """
+    return STEP_PASSES * spec.flops[spec.student] * samples / (tflops * 1e12) / 3600
+
 
 _NOUNS = {TeacherSpec: "teacher", ScoresSpec: "score", SoftLabelsSpec: "table of soft labels"}
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from search.ledger import Ledger
     from search.space import SearchSpec
 
+TFLOPS = 5.0
+"""What a data-centre GPU is assumed to sustain on small residual networks, in TFLOP/s."""
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -90,8 +92,8 @@ def program(name: str) -> str:
     return name if on_path or not beside.exists() else short_path(beside)
 
 
-def print_plan(spec: "SearchSpec") -> None:
-    """What a search will do and cost."""
+def print_plan(spec: "SearchSpec", tflops: float = TFLOPS) -> None:
+    """What a search will do and cost, a GPU hour being that of a GPU that sustains so much."""
     from search.plan import counted, make_plan  # noqa: PLC0415
     from search.samplers.layout import layout  # noqa: PLC0415
 
@@ -113,12 +115,29 @@ def print_plan(spec: "SearchSpec") -> None:
         **({"teaching": _soft_labels(spec)} if plan.artifacts else {}),
         "compute": f"{_at_most(plan.trial_samples)} epochs × samples in trials "
         f"and {_count(plan.artifact_samples)} for what is shared",
+        **_estimate(spec, plan.samples, tflops),
         "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
         f"{resources.concurrent or 'as many as fit'} at a time",
     }
     for what, text in rows.items():
         out.print(f"{what:>9}  {text}", markup=False, soft_wrap=True)
     out.print()
+
+
+def _estimate(spec: "SearchSpec", samples: float | None, tflops: float) -> dict[str, str]:
+    """GPU hours of a search on GPUs, and what that rests on."""
+    if not spec.resources.gpu or samples is None or not spec.teacher_names:
+        return {}
+    from search.plan import gpu_hours  # noqa: PLC0415
+
+    hours = gpu_hours(spec, samples, tflops)
+    curves = len(spec.context_list) / len(spec.contexts.fraction)
+    price = spec.budget.cost_per_gpu_hour
+    cost = f" ({hours * price:.3g} at {price:g} each)" if price else ""
+    return {
+        "estimate": f"up to {hours:.3g} GPU hours{cost}, {hours / curves:.3g} a curve, if a GPU "
+        f"sustains {tflops:g} TFLOP/s on such networks (assumed; --tflops N for yours)"
+    }
 
 
 def _trials(spec: "SearchSpec", spread: str, seeds: str) -> str:

@@ -130,6 +130,8 @@ class ImageDataset(Strict):
 class RidgeDataset(Strict):
     """The closed-form problem: linear self-distillation, solved in a millisecond."""
 
+    later_fields = frozenset({"teacher_ridge"})
+
     name: Literal["ridge"]
     samples: int = Field(200, ge=4)
     """Training samples before pruning."""
@@ -138,7 +140,9 @@ class RidgeDataset(Strict):
     noise: float = Field(1.5, ge=0.0, allow_inf_nan=False)
     """Standard deviation of the label noise; the signal's variance is 1."""
     ridge: float = Field(0.1, gt=0.0, allow_inf_nan=False)
-    """Regularisation per sample, shared by teacher and student."""
+    """Regularisation per sample, of the student and, unless it has its own, of the teacher."""
+    teacher_ridge: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    """Regularisation per sample of the teacher."""
     decay: float = Field(0.7, ge=0.0, allow_inf_nan=False)
     """The variance of feature j is `j ** -decay`: the faster, the more alike the samples."""
     seed: int = Field(0, ge=0)

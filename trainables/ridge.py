@@ -1,9 +1,9 @@
 """Linear self-distillation in closed form: a trial in a millisecond, its best KD weight known.
 
-Labels are `y = X w + ε`. A teacher is the ridge fit on its subset T of the samples; the
-student is the same ridge fit on the kept subset S with labels `(1 - α) y_S + α X_S ŵ_T`.
-The student's coefficients are linear in α, so its error is exactly quadratic and its
-minimiser can be written down: a search can be checked against the truth.
+Labels are `y = X w + ε`. A teacher is the ridge fit on its subset T of the samples; the student
+is a ridge fit, with the teacher's λ unless that has its own, on the kept subset S with labels
+`(1 - α) y_S + α X_S ŵ_T`. The student's coefficients are linear in α, so its error is exactly
+quadratic and its minimiser can be written down: a search can be checked against the truth.
 
 The design X and the coefficients w belong to the data set; a trial's seed draws its own ε
 and its own subsets, which are the same for every α (common random numbers).
@@ -84,6 +84,10 @@ def _ridge_fit(features: Array, labels: Array, ridge: float) -> Array:
     return np.linalg.solve(gram, features.T @ labels / samples)
 
 
+def _teacher_ridge(config: RidgeDataset) -> float:
+    return config.ridge if config.teacher_ridge is None else config.teacher_ridge
+
+
 class _Ends(NamedTuple):
     """A seed's students at both ends of the KD weight; all others lie on the line between."""
 
@@ -106,7 +110,7 @@ def _solve(config: RidgeDataset, fraction: float, teacher_fraction: float, seed:
     teacher_set = _subset(config.samples, teacher_fraction, "teacher subset", seed)
     kept = problem.features[student_set]
     taught = problem.features[teacher_set]
-    teacher = _ridge_fit(taught, labels[teacher_set, None], config.ridge)
+    teacher = _ridge_fit(taught, labels[teacher_set, None], _teacher_ridge(config))
     both = np.column_stack([labels[student_set], kept @ teacher])
     plain, distilled = _ridge_fit(kept, both, config.ridge).T
     return _Ends(plain, distilled, kept)
@@ -198,7 +202,9 @@ def expected_error(
     plain = np.zeros((config.dimension, config.samples))
     plain[:, student_set] = _ridge_fit(x[student_set], np.eye(len(student_set)), config.ridge)
     teacher = np.zeros_like(plain)
-    teacher[:, teacher_set] = _ridge_fit(x[teacher_set], np.eye(len(teacher_set)), config.ridge)
+    teacher[:, teacher_set] = _ridge_fit(
+        x[teacher_set], np.eye(len(teacher_set)), _teacher_ridge(config)
+    )
     distilled = plain @ (x @ teacher)
     bias, variance = [], []
     for alpha in np.asarray(kd_weights, dtype=np.float64).ravel():

@@ -150,7 +150,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(kdcurve, file, tmp_path, m
         "views: a table of 1 view a teacher, 25.9 kB (chosen for you: tables cost 132 epochs × "
         "samples, asking up to 28.4 k; cnn4 costs 0.305 times the student)"
     )
+    assert "estimate" not in plan
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_search_on_gpus_is_priced_and_what_that_rests_on_is_said(kdcurve, file):
+    file.write_text(file.read_text() + "\nresources: {gpu: 0.5}\n")
+    told = kdcurve("search", file, "--dry-run", "--tflops", "1e-3").stdout
+    # 300 k epochs × samples of 3 × 47,360 FLOPs at 10⁹ FLOP/s, for 2 methods.
+    assert "up to 0.0118 GPU hours, 0.00592 a curve, if a GPU sustains 0.001 TFLOP/s" in told
 
 
 def test_the_smoke_form_has_its_own_name_and_plan(kdcurve, file):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from search.errors import UsageError
-from search.plan import counted, make_plan, settle, shared_artifacts
+from search.plan import counted, gpu_hours, make_plan, settle, shared_artifacts
 from search.samplers.layout import layout
 from search.specfile import parse_spec
 from trainables.config import ScoresSpec, SoftLabelsSpec, TeacherSpec
@@ -195,3 +195,9 @@ def test_scores_that_a_user_brings_are_found_from_anywhere_and_known_by_content(
         file.read_scores(config.scores_file, 1293)
     with pytest.raises(UsageError, match=r"method file:own.npy: cannot read /own.npy"):
         settle(spec)
+
+
+def test_gpu_hours_are_the_flops_of_forward_and_backward_passes(make_spec):
+    spec = make_spec()
+    hours = gpu_hours(spec, samples=1e9, tflops=2.0)
+    assert hours == pytest.approx(3 * spec.flops["cnn8"] * 1e9 / 2e12 / 3600)

@@ -67,17 +67,21 @@ def test_error_is_the_populations():
     assert (miss @ miss) / (signal @ signal) == pytest.approx(float(error), rel=0.02)
 
 
+@pytest.mark.parametrize("teacher_ridge", [None, 0.5])
 @pytest.mark.parametrize(("fraction", "teacher_fraction"), [(0.3, 1.0), (0.6, 0.5)])
-def test_expected_error_agrees_with_monte_carlo(monkeypatch, fraction, teacher_fraction):
+def test_expected_error_agrees_with_monte_carlo(
+    monkeypatch, fraction, teacher_fraction, teacher_ridge
+):
     alphas = np.array([0.0, 0.5, 1.0])
-    expected = ridge.expected_error(SMALL, fraction, teacher_fraction, alphas, seed=7)
+    problem = SMALL.model_copy(update={"teacher_ridge": teacher_ridge})
+    expected = ridge.expected_error(problem, fraction, teacher_fraction, alphas, seed=7)
     rng = np.random.default_rng(1)
     monkeypatch.setattr(
         ridge, "_label_noise", lambda config, seed: config.noise * rng.standard_normal(30)
     )
     draws = np.array(
         [
-            ridge.realised_error(SMALL, fraction, teacher_fraction, alphas, seed=7)
+            ridge.realised_error(problem, fraction, teacher_fraction, alphas, seed=7)
             for _ in range(4000)
         ]
     )
