@@ -52,6 +52,12 @@ class EventKind(StrEnum):
     early_stopping: what that did, in words)."""
     ANSWER = "answer"
     """The curve was fitted (curve)."""
+    CONFIRMING = "confirming"
+    """A confirmation was taken up (answer: number of the event that holds it; estimator; seeds;
+    settings, by context)."""
+    CONFIRMED = "confirmed"
+    """A student of a confirmation ended (student: its key; attempt; config; chosen: contexts whose
+    answer it is; outcome, reason, metrics, seconds)."""
 
 
 Entry = tuple[EventKind, int | None, dict[str, Any]]

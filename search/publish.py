@@ -60,10 +60,10 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     save_figures(folder / "figures", runs, curve, schedule)
     versions = {f"version of {k}": v for k, v in ledger.plan.get("versions", {}).items()}
     write_report(answers.report, runs, curve, schedule, versions)
-    ledger.record(EventKind.ANSWER, curve=_plain(curve))
+    ledger.record(EventKind.ANSWER, curve=plain(curve))
     return answers
 
 
-def _plain(curve: "pd.DataFrame") -> list[dict[str, object]]:
+def plain(curve: "pd.DataFrame") -> list[dict[str, object]]:
     """Rows as JSON values, missing numbers as null."""
     return curve.astype(object).where(curve.notna(), None).to_dict("records")  # type: ignore[return-value]
