@@ -132,7 +132,8 @@ class _Look:
         if not count:
             return not self._page(those, None, 1, deleted)
         # MLflow cannot count. Its page tokens are offsets: behind all but one there is one.
-        token = SearchUtils.create_page_token(count - 1) if count > 1 else None
+        offset: Any = SearchUtils.create_page_token  # untyped
+        token = offset(count - 1) if count > 1 else None
         page = self._page(those, token, 1, deleted)
         return len(page) == 1 and not page.token
 

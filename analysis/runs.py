@@ -1,6 +1,6 @@
 """From MLflow to one tidy table: a row per trial, typed columns, outcome and reason."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +76,19 @@ def together(frames: "dict[str, pd.DataFrame]") -> "pd.DataFrame":
     if len(set(objectives.values())) > 1:
         each = known(f"{name} maximises {objective}" for name, objective in objectives.items())
         raise AnalysisError(f"searches of different objectives cannot be put together: {each}")
-    attrs = {name: frame.attrs for name, frame in frames.items()}
+    attrs: dict[str, Any] = {name: dict(frame.attrs) for name, frame in frames.items()}
+    first = next(iter(attrs.values()))
     # Copies without attrs: pandas compares those of all parts, at length.
     bare = [frame.assign(search=name) for name, frame in frames.items()]
     for frame in bare:
         frame.attrs = {}
     whole = pd.concat(bare, ignore_index=True).astype({"search": "str"})
     whole.insert(0, "search", whole.pop("search"))
-    whole.attrs = {"searches": attrs}
+    shared: dict[Hashable, Any] = {"searches": attrs, "objective": first["objective"]}
+    for key in ("contexts", "tuned"):  # names that tell rows apart, or were chosen in some search
+        shared[key] = tuple(dict.fromkeys(n for each in attrs.values() for n in each.get(key, ())))
+    shared |= {key: first[key] for key in ("estimator", "level") if key in first}
+    whole.attrs = shared
     return whole
 
 
@@ -108,7 +113,7 @@ def find_parent(client: "MlflowClient", name: str) -> tuple["Experiment", "Run"]
     return experiment, max(parents, key=lambda run: run.info.start_time)
 
 
-def parent_attrs(name: str, parent: "Run", tracking_uri: str) -> dict[str, Any]:
+def parent_attrs(name: str, parent: "Run", tracking_uri: str) -> dict[Hashable, Any]:
     """What a search's parent run says of it: the `attrs` of `load_runs`."""
     tags = parent.data.tags
     complete = tags.get(record.TAG_STATE) == record.SearchState.COMPLETE
