@@ -28,6 +28,10 @@ Cache = Annotated[
     bool, typer.Option("--cache/--no-cache", help="Keep ended trials in the user's cache folder.")
 ]
 
+Compared = Annotated[
+    str, typer.Argument(help="Name of a search, or a schedule file.", show_default=False)
+]
+
 
 class Format(StrEnum):
     """How answers are written."""
@@ -74,6 +78,35 @@ def best(  # noqa: PLR0913, PLR0917  (the command's options)
         print_answers(curve)
     else:
         _echo(curve, format)
+
+
+def compare(
+    first: Compared,
+    second: Compared,
+    places: Places,
+    verbose: bool,
+    estimator: Estimator = DEFAULT,
+    fresh: Fresh = False,
+    cache: Cache = True,
+    format: OutputFormat = Format.TABLE,
+) -> None:
+    """Two searches or schedules side by side, context by context.
+
+    Schedules are compared over the range of fractions that both were fitted on, a search with
+    a schedule at the search's fractions.
+
+    Example: `kdcurve compare demo demo-longer`
+    """
+    from analysis.comparison import comparison_table  # noqa: PLC0415
+    from search.answers import compare_answers  # noqa: PLC0415
+
+    compared = compare_answers(first, second, places, estimator=estimator, fresh=fresh, cache=cache)
+    if format is not Format.TABLE:
+        _echo(compared, format)
+        return
+    print_table(comparison_table(compared))
+    for remark in compared.attrs["remarks"]:
+        out.print(remark, markup=False, soft_wrap=True)
 
 
 def curve(
