@@ -218,12 +218,13 @@ def comparison_table(compared: "pd.DataFrame") -> Table:
     a, b = compared.attrs["names"]
     keys: list[str] = compared.attrs["keys"]
     scored = bool(compared[["score_a", "score_b"]].notna().any().all())
+    bounded = bool(compared["overlap"].notna().any())
     noted = compared[["only_in", "note"]].notna().any().any()
     objective = compared.attrs["objective"] or ""
     unit = " (points)" if is_share(objective) else ""
     columns = [Column(heading(n), "left" if n in ("method", "teacher") else "right") for n in keys]
     columns += [Column(f"KD weight of {a}"), Column(f"KD weight of {b}")]
-    columns += [Column("difference"), Column("intervals", "left")]
+    columns += [Column("difference"), *[Column("intervals", "left")] * bounded]
     if scored:
         columns += [Column(f"{score_title(objective) or 'score'} of {each}") for each in (a, b)]
         columns += [Column(f"difference{unit}")]
@@ -234,7 +235,8 @@ def comparison_table(compared: "pd.DataFrame") -> Table:
         for side in "ab":
             yield with_interval(*(row[f"kd_weight{end}_{side}"] for end in ("", "_low", "_high")))
         yield with_interval(row["difference"], np.nan, np.nan, "+.2f")
-        yield {True: "overlap", False: "apart"}.get(row["overlap"], "")
+        if bounded:
+            yield {True: "overlap", False: "apart"}.get(row["overlap"], "")
         if scored:
             yield from (score_text(objective, row[f"score_{side}"]) for side in "ab")
             yield gain_text(objective, row["score_difference"])

@@ -123,11 +123,10 @@ def curve(
 
     Example: `kdcurve curve demo --out curve.png`
     """
-    from analysis.curve import fit_curve  # noqa: PLC0415
     from analysis.format import pivot_table  # noqa: PLC0415
-    from analysis.runs import load_runs  # noqa: PLC0415
+    from search.answers import ask  # noqa: PLC0415
 
-    fitted = fit_curve(load_runs(name, places.tracking_uri), estimator)
+    fitted = ask([name], places, {}, estimator=estimator)
     print_table(pivot_table(fitted))
     print_level(fitted)
     if out_file is None:
