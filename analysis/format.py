@@ -19,6 +19,10 @@ TUNED_BESIDES = ("method", "teacher", "teacher_fraction", "temperature")
 """What may be tuned beside the KD weight."""
 
 
+ALIKE = ("label_noise", "budget_epochs")
+"""What scores of several searches depend on, beside the names of contexts."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column's heading and how it is set."""
@@ -144,6 +148,8 @@ def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
         ),
         (Column("seeds"), lambda row: str(row["n_seeds"])),
     )
+    if "n_compared" in curve:
+        evidence = (*evidence, (Column("best of"), lambda row: str(row["n_compared"])))
     noted = curve["reason"].notna().any() or curve["n_running"].any()
     note: tuple[_Cell, ...] = ((Column("note", "left"), _note),) if noted else ()
     shown = (*answer, *(brief if compact else evidence), *note)
@@ -161,7 +167,15 @@ def _told_apart(curve: "pd.DataFrame") -> list[str]:
     """What tells contexts apart, with the fraction last: it is read as the axis."""
     contexts = curve.attrs["contexts"]
     shown = [n for n in contexts if n in ("method", "teacher") or curve[n].nunique() > 1]
+    if "search" in curve:
+        # Of one search these are the same in every row, or follow from the fraction.
+        shown = ["search", *shown, *(n for n in ALIKE if _differs(curve, n))]
     return [name for name in shown if name != "fraction"] + ["fraction"]
+
+
+def _differs(curve: "pd.DataFrame", name: str) -> bool:
+    """Whether a column tells searches apart at some fraction."""
+    return bool((curve.groupby("fraction")[name].nunique() > 1).any())
 
 
 def pivot_table(curve: "pd.DataFrame") -> Table:
@@ -211,6 +225,8 @@ _VALUES: dict[str, Callable[[float], str]] = {
     "fraction": fraction_text,
     "teacher_fraction": fraction_text,
     "temperature": lambda value: f"{value:.2g}",
+    "label_noise": fraction_text,
+    "budget_epochs": lambda value: f"{value:.0f}",
 }
 
 
@@ -227,6 +243,8 @@ def heading(name: str) -> str:
         "kd_weight": "KD weight",
         "fraction": "data kept",
         "teacher_fraction": "teacher's data",
+        "label_noise": "label noise",
+        "budget_epochs": "epochs",
     }
     return titles.get(name, name)
 

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from analysis.curve import curve_points
+from analysis.recorded import TRIALS_ENDED
 from analysis.secrets import redacted
 from search.errors import KdcurveError
 from search.journal import Event, EventKind
@@ -138,7 +139,7 @@ class Mirror:
         self._ended[outcome] += 1
         ended = self._ended.total()
         self._points += [
-            Metric("trials_ended", ended, at, ended),
+            Metric(TRIALS_ENDED, ended, at, ended),
             Metric(f"trials_{outcome}", self._ended[outcome], at, ended),
         ]
 

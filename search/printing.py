@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,16 +222,27 @@ def print_answers(curve: "pd.DataFrame") -> None:
 
 
 def print_level(curve: "pd.DataFrame") -> None:
-    """What the brackets of a table are."""
-    level = round(100 * curve.attrs["level"])
-    out.print(
-        f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
-        "complete trials, on validation data.",
-        markup=False,
-        soft_wrap=True,
-    )
-    if curve.attrs["signal"]:
-        out.print(curve.attrs["signal"], markup=False, soft_wrap=True)
+    """What the brackets of a table are, and where its answers come from."""
+    attrs = curve.attrs
+    lines = [
+        f"[low, high]: {round(100 * attrs['level'])}% intervals, estimated by "
+        f"{attrs['estimator']} from complete trials, on validation data."
+    ]
+    searches = attrs.get("searches", {attrs.get("search"): attrs})
+    for name, of_search in searches.items():
+        said = [of_search["signal"], source_text(of_search["recorded"])]
+        prefix = f"{name}: " if len(searches) > 1 else ""
+        lines += [prefix + text for text in said if text]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def source_text(recorded: str | None) -> str:
+    """When answers were made."""
+    if recorded is None:
+        return "Computed afresh."
+    at = datetime.fromisoformat(recorded).astimezone().strftime("%Y-%m-%d %H:%M")
+    return f"Recorded on {at}, and no trial came after; --fresh computes anew."
 
 
 def _widths(content: "TextTable") -> list[int]:

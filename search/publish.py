@@ -1,5 +1,6 @@
 """Answers to their places: the search's folder and the record, from where MLflow gets them."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING
 from analysis.curve import fit_curve
 from analysis.errors import AnalysisError
 from analysis.plots import save_figures
+from analysis.recorded import FILE, about, plain, to_text
 from analysis.report import write_report
 from analysis.schedule import Schedule, fit_schedule
+from analysis.secrets import redacted
 from search.frame import runs_frame
 from search.journal import EventKind
 from search.ledger import Ledger
@@ -55,15 +58,19 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     )
     folder.mkdir(parents=True, exist_ok=True)
     curve.to_csv(answers.curve_file, index=False)
+    ended = len(ledger.trials) - len(ledger.unfinished())
+    known = about(curve, ended, time.time())
+    (folder / FILE).write_text(to_text(curve, known), "utf-8")
     if schedule is not None:
         schedule.save(answers.schedule_file)
     save_figures(folder / "figures", runs, curve, schedule)
     versions = {f"version of {k}": v for k, v in ledger.plan.get("versions", {}).items()}
     write_report(answers.report, runs, curve, schedule, versions)
-    ledger.record(EventKind.ANSWER, curve=plain(curve))
+    ledger.record(
+        EventKind.ANSWER,
+        curve=plain(curve),
+        about=known,
+        # A record answers for the MLflow that it is delivered to, not for another's of that name.
+        tracking_uri=redacted(places.tracking_uri),
+    )
     return answers
-
-
-def plain(curve: "pd.DataFrame") -> list[dict[str, object]]:
-    """Rows as JSON values, missing numbers as null."""
-    return curve.astype(object).where(curve.notna(), None).to_dict("records")  # type: ignore[return-value]

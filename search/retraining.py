@@ -20,7 +20,8 @@ from search.ledger import Ledger
 from search.places import Places
 from search.plan import needed_by
 from search.preparation import prepare_shared
-from search.publish import Answers, plain, publish
+from analysis.recorded import plain
+from search.publish import Answers, publish
 from search.recorder import reason_of
 from search.standing import open_recorded, require_idle
 from search.tracking import Delivery
