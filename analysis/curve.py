@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.confirmation import load_students, with_test
 from analysis.errors import AnalysisError, known
 from analysis.estimators import DEFAULT, ESTIMATORS, Answer, Estimate, Trials
 from analysis.recorded import current, typed
@@ -58,8 +59,8 @@ def best(  # noqa: PLR0913  (all that may be asked, most of it by keyword)
         cache: as for `load_runs`.
 
     Returns:
-        See `fit_curve`; `attrs["recorded"]` is when recorded answers were made (ISO 8601), None
-        for those computed now.
+        See `fit_curve`, and `with_test` where answers were confirmed; `attrs["recorded"]` is when
+        recorded answers were made (ISO 8601), None for those computed now.
 
     Raises:
         AnalysisError: as `load_runs` and `fit_curve`, or a filter that matches nothing.
@@ -100,13 +101,14 @@ def find_curve(
     Raises:
         AnalysisError: as `best`.
     """
+    curve = None
     if not fresh and (estimator, level) == (DEFAULT, LEVEL):
-        found = _recorded_curve(name, tracking_uri)
-        if found is not None:
-            return found
-    runs = load_runs(name, tracking_uri, cache=cache)
-    _only(runs, wanted)
-    return fit_curve(runs, estimator, level)
+        curve = _recorded_curve(name, tracking_uri)
+    if curve is None:
+        runs = load_runs(name, tracking_uri, cache=cache)
+        _only(runs, wanted)
+        curve = fit_curve(runs, estimator, level)
+    return with_test(curve, load_students(name, tracking_uri))
 
 
 def _recorded_curve(name: str, tracking_uri: str) -> "pd.DataFrame | None":

@@ -27,11 +27,11 @@ may end trials between two requests."""
 
 _TRIALS = f"tags.`{record.TAG_KIND}` = '{record.Kind.TRIAL}'"
 _NOT_ENDED = " and ".join([_TRIALS, *(f"attributes.status != '{status}'" for status in ENDED)])
-_DTYPES = {str: "str", float: "float64", int: "Int64"}
+DTYPES = {str: "str", float: "float64", int: "Int64"}
 TRIAL_DTYPES = {
     **{"trial": "Int64", "context": "str", "label": "str", "outcome": "str", "reason": "str"},
     "start_design": "bool",
-    **{key: _DTYPES[kind] for key, kind in record.TRIAL_PARAMS.items()},
+    **{key: DTYPES[kind] for key, kind in record.TRIAL_PARAMS.items()},
     **{"epoch": "Int64", "score": "float64", record.VAL_NLL_SCALED: "float64"},
     "seconds": "float64",
     **{"start_time": "Int64", "end_time": "Int64"},

@@ -26,7 +26,9 @@ TRIALS_ENDED = "trials_ended"
 _ATTRS = ("search", "objective", "tuned", "kd_weight_range", "state", "ended_by")
 _FITTED = ("early_stopping", "contexts", "estimator", "level", "signal")
 _TUPLES = ("tuned", "kd_weight_range", "contexts")
-_STRINGS = {"context", "label", "dataset", "student", "method", "teacher", "reason"}
+_STRINGS = {"context", "label", "dataset", "student", "method", "teacher", "reason", "test_note"}
+_COUNTS = {"budget_epochs", "test_seeds", "test_failed"}
+"""Whole numbers that may be missing."""
 
 
 def typed(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
@@ -40,7 +42,7 @@ def typed(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 def _dtype(name: str) -> str:
     if name in _STRINGS:
         return "str"
-    if name == "budget_epochs":
+    if name in _COUNTS:
         return "Int64"
     return "int64" if name.startswith("n_") else "float64"
 

@@ -72,7 +72,7 @@ class Confirmation:
 
 
 def confirmation_seeds(count: int) -> tuple[int, ...]:
-    """Seeds of a confirmation: 2³², 2³² + 1, …
+    """Seeds of a confirmation: 2³² and those after it.
 
     Trials have the seeds 0 to `seeds.trials` - 1, of which a search file allows 2³²: whatever a
     search is extended by, it never meets these. All randomness derives from a seed by SHA-256
@@ -111,7 +111,7 @@ def plan_confirmation(
         )
     if ledger.answer is None:
         raise KdcurveError(f"{name} has no recorded answers; kdcurve sync {name} makes them")
-    rows = _only(curve or ledger.answer.data["curve"], spec, wanted or {})
+    rows = rows_like(curve or ledger.answer.data["curve"], spec, wanted or {})
     settings = {row["context"]: _values(row, spec) for row in rows if _known(row["kd_weight"])}
     if not settings:
         raise KdcurveError(f"{name} has no answer for what is asked: {rows[0]['reason']}")
@@ -160,9 +160,14 @@ def _known(value: Any) -> bool:
     return value is not None and value == value  # noqa: PLR0124  (NaN)
 
 
-def _only(
+def rows_like(
     rows: list[dict[str, Any]], spec: SearchSpec, wanted: Mapping[str, str | float | None]
 ) -> list[dict[str, Any]]:
+    """Rows of a curve with these values.
+
+    Raises:
+        UsageError: there are none, or a value is of what was tuned.
+    """
     for name, value in wanted.items():
         if value is None:
             continue

@@ -113,7 +113,7 @@ def print_plan(spec: "SearchSpec") -> None:
         "shared": f"{counted(plan.artifacts)}, made once",
         **({"teaching": _soft_labels(spec)} if plan.artifacts else {}),
         "compute": f"{_at_most(plan.trial_samples)} epochs × samples in trials "
-        f"and {_count(plan.artifact_samples)} for what is shared",
+        f"and {count_samples(plan.artifact_samples)} for what is shared",
         "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
         f"{resources.concurrent or 'as many as fit'} at a time",
     }
@@ -133,7 +133,7 @@ def _criteria(spec: "SearchSpec") -> str:
     budget = spec.budget
     words: dict[str, Callable[[float], str]] = {
         "trials_per_context": lambda limit: f"{limit} trials per context",
-        "epoch_samples": lambda limit: f"{_count(limit)} epochs × samples",
+        "epoch_samples": lambda limit: f"{count_samples(limit)} epochs × samples",
         "gpu_hours": lambda limit: f"{limit:g} GPU hours",
         "wall_time_s": lambda limit: f"{duration(limit)} of work",
         "money": lambda limit: f"{limit:g} spent at {budget.cost_per_gpu_hour:g} per GPU hour",
@@ -147,7 +147,7 @@ def _criteria(spec: "SearchSpec") -> str:
 
 
 def _at_most(samples: float | None) -> str:
-    return "no limit on" if samples is None else f"at most {_count(samples)}"
+    return "no limit on" if samples is None else f"at most {count_samples(samples)}"
 
 
 def _soft_labels(spec: "SearchSpec") -> str:
@@ -171,7 +171,7 @@ def _why(spec: "SearchSpec") -> str:
     if teaching.table_bytes > LARGEST_TABLE_BYTES:
         allowed = _bytes(LARGEST_TABLE_BYTES)
         return f"chosen for you: a table would take {_bytes(teaching.table_bytes)}, above {allowed}"
-    table, asking = _count(teaching.table), _count(teaching.asking)
+    table, asking = count_samples(teaching.table), count_samples(teaching.asking)
     costs = (f"{name} costs {spec.relative_cost(name):.3g}" for name in spec.teacher_names)
     return (
         f"chosen for you: tables cost {table} epochs × samples, asking up to {asking}; "
@@ -192,7 +192,8 @@ def _dimensions(spec: "SearchSpec") -> str:
     return " × ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in named.items())
 
 
-def _count(samples: float) -> str:
+def count_samples(samples: float) -> str:
+    """A number of epochs × samples in three digits: `2.31 M`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if samples >= size:
             return f"{samples / size:.3g} {unit}"
@@ -215,6 +216,7 @@ def print_answers(curve: "pd.DataFrame") -> None:
     narrow = out.is_terminal and _width(whole) > out.width
     print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
     print_level(curve)
+    print_confirmation(curve)
     if narrow:
         out.print(
             f"Flat ranges, losses, trials, seeds: in {_width(whole)} columns, or --format csv."
@@ -235,6 +237,17 @@ def print_level(curve: "pd.DataFrame") -> None:
         lines += [prefix + text for text in said if text]
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
+
+
+def print_confirmation(curve: "pd.DataFrame") -> None:
+    """How the columns of the test set are to be read, where answers were confirmed."""
+    if "test_score" not in curve:
+        return
+    from analysis.confirmation import confirmation_text, is_confirmed  # noqa: PLC0415
+
+    if is_confirmed(curve):
+        for line in confirmation_text(curve):
+            out.print(line, markup=False, soft_wrap=True)
 
 
 def source_text(recorded: str | None) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.confirmation import with_test
 from analysis.curve import fit_curve
 from analysis.errors import AnalysisError
 from analysis.plots import save_figures
@@ -12,7 +13,7 @@ from analysis.recorded import FILE, about, plain, to_text
 from analysis.report import write_report
 from analysis.schedule import Schedule, fit_schedule
 from analysis.secrets import redacted
-from search.frame import runs_frame
+from search.frame import runs_frame, students_frame
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.places import Places
@@ -42,7 +43,7 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     """
     folder = places.answers(ledger.search)
     runs = runs_frame(ledger, places)
-    curve = fit_curve(runs)
+    curve = with_test(fit_curve(runs), students_frame(ledger))
     schedule, no_schedule = None, None
     try:
         schedule = fit_schedule(curve, {"git_commit": ledger.plan.get("git_commit")})

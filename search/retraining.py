@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from analysis.confirmation import with_test
+from analysis.curve import fit_curve
 from analysis.estimators import DEFAULT
+from analysis.recorded import plain
 from search.cluster import concurrent_trials, connected
 from search.confirmation import DEFAULT_SEEDS, Confirmation, Student, plan_confirmation
 from search.errors import KdcurveError
-from search.frame import runs_frame
+from search.frame import runs_frame, students_frame
 from search.journal import EventKind
 from search.launch import Silent, Watcher, deliver_rest, one_at_a_time, stopping_cleanly
 from search.ledger import Ledger
 from search.places import Places
 from search.plan import needed_by
 from search.preparation import prepare_shared
-from analysis.recorded import plain
-from search.publish import Answers, publish
+from search.publish import publish
 from search.recorder import reason_of
 from search.standing import open_recorded, require_idle
 from search.tracking import Delivery
@@ -34,6 +36,8 @@ from trainables.record import Outcome
 from trainables.threads import pin_threads
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from search.space import SearchSpec
 
 
@@ -47,13 +51,13 @@ class Confirmed:
     """Students that ended now."""
     left: int
     """Those that have not, since it was interrupted."""
-    answers: Answers | None
+    curve: "pd.DataFrame | None"
     """The answers with what the test set says of them; None as long as students are left."""
     undelivered: str | None
     """Why not all of the record reached MLflow, if it did not."""
 
 
-def plan(  # noqa: PLR0913  (what may be asked)
+def plan(
     name: str,
     places: Places | None = None,
     *,
@@ -77,12 +81,8 @@ def _plan(
     wanted: Mapping[str, str | float | None] | None,
     estimator: str,
 ) -> tuple[Confirmation, Ledger]:
-    curve = None
-    if estimator != DEFAULT:
-        from analysis.curve import fit_curve  # noqa: PLC0415  (seconds, for those who ask)
-
-        curve = plain(fit_curve(runs_frame(ledger, places), estimator))
-    return plan_confirmation(ledger, seeds, wanted, curve, estimator), ledger
+    rows = None if estimator == DEFAULT else plain(fit_curve(runs_frame(ledger, places), estimator))
+    return plan_confirmation(ledger, seeds, wanted, rows, estimator), ledger
 
 
 def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
@@ -141,18 +141,21 @@ def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
             )
             writer.flush()
             delivery.start()
-            answers = None
+            curve = None
             try:
                 if before:
                     with connected(places.folder(name), address):
                         _carry_out(spec, places, ledger, before, watcher)
-                answers = publish(ledger, places)
+                curve = publish(ledger, places).curve
+                if estimator != DEFAULT:
+                    fitted = fit_curve(runs_frame(ledger, places), estimator)
+                    curve = with_test(fitted, students_frame(ledger))
             except KeyboardInterrupt:
                 pass
             finally:
                 undelivered = deliver_rest(ledger, writer, delivery, watcher)
     left = len(planned.left(ledger, retry=retry))
-    return Confirmed(planned, ledger, len(before) - left, left, answers, undelivered)
+    return Confirmed(planned, ledger, len(before) - left, left, curve, undelivered)
 
 
 def _carry_out(
@@ -247,9 +250,7 @@ def _count_test(dump: dict[str, Any], cache: Path) -> int:
     return require_test(TrialConfig.model_validate(dump), cache)
 
 
-def _record(
-    ledger: Ledger, student: Student, outcome: "dict[str, float] | BaseException"
-) -> None:
+def _record(ledger: Ledger, student: Student, outcome: "dict[str, float] | BaseException") -> None:
     failed = isinstance(outcome, BaseException)
     before = ledger.confirmed.get(student.key)
     ledger.record(

@@ -23,9 +23,9 @@ from trainables.training import Trainable, Training
 logger = logging.getLogger(__name__)
 
 
-def weights_key(config: TrialConfig) -> str:
+def student_file(key: str) -> str:
     """Name of the file that a student's weights are kept in, without the ending."""
-    return f"student-{student_key(config)}"
+    return f"student-{key}"
 
 
 def require_test(config: TrialConfig, cache_folder: Path) -> int:
@@ -55,7 +55,7 @@ def train_and_test(
     Args:
         config: of the student.
         cache_folder: with whatever students share; what is missing there is made.
-        weights: folder to keep the trained weights in, under `weights_key`.
+        weights: folder to keep the trained weights in, under `student_file`.
         checkpoints: folder to go on from if this was begun before; it is removed at the end.
         checkpoint_every_s: seconds between checkpoints.
 
@@ -73,6 +73,18 @@ def train_and_test(
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return metrics | tested
+
+
+def train_again(config: TrialConfig, cache_folder: Path, weights: Path) -> Metrics:
+    """Train a student once more for its weights alone; the test set is left alone.
+
+    Returns:
+        The metrics of the last epoch: on a CPU those of the first time, bit for bit.
+    """
+    training, metrics = _train(config, cache_folder, None, 0.0)
+    assert isinstance(training, Training)  # noqa: S101  (the closed-form problem has no weights)
+    _keep(training, config, weights, metrics)
+    return metrics
 
 
 def _train(
@@ -132,6 +144,6 @@ def _keep(training: Training, config: TrialConfig, folder: Path, metrics: Metric
     }
     about = {"trial": json.dumps(config.model_dump(mode="json")), "metrics": json.dumps(metrics)}
     try:
-        cache.store(folder, weights_key(config), state, about)
+        cache.store(folder, student_file(student_key(config)), state, about)
     except OSError as error:
-        logger.warning("the weights of %s are not kept: %s", weights_key(config), error)
+        logger.warning("the weights of a student are not kept: %s", error)

@@ -33,7 +33,7 @@ class Source:
     """int64 `[n]`, in 0..classes-1."""
     classes: int
     test: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """Reads the test set, uint8 `[t, C, H, W]` and int64 `[t]`. Called by a confirmation alone; None
+    """Reads the test set, uint8 `[t, C, H, W]` and int64 `[t]`. Only a confirmation calls it; None
     if there is no test set, and answers can then not be confirmed."""
 
 

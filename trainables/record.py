@@ -176,8 +176,8 @@ def curve_metric(method: str, teacher: str) -> str:
     return f"best_kd_weight/{method}/{teacher}"
 
 
-def test_gain_metric(method: str, teacher: str, over: int) -> str:
-    """Name of the parent run's metric that holds a gain confirmed on test, over KD weight 0 or 1."""
+def confirmed_metric(method: str, teacher: str, over: int) -> str:
+    """Name of the parent run's metric that holds a gain on test, over KD weight 0 or 1."""
     return f"test_gain_over_{over}/{method}/{teacher}"
 
 

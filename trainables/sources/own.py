@@ -1,6 +1,6 @@
 """A user's own data: a function `package.module:function` that returns a `datasets.Source`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainables.config import ImageDataset
 from trainables.parts import find
@@ -72,14 +72,14 @@ def _part(images: object, labels: object, classes: int, where: str) -> Part:
     """Tensors of the user's as a part, checked."""
     from torch import Tensor  # noqa: PLC0415  (see `common`)
 
-    arrays = []
+    arrays: list[Any] = []
     for (field, dtype), value in zip(_DTYPES.items(), (images, labels), strict=True):
         # Before numpy is asked, which does not know all of torch's types.
         if not isinstance(value, Tensor) or str(value.dtype) != f"torch.{dtype}":
             found = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise DataError(f"{where}: {field} must be a tensor of {dtype}, found {found}", "name")
         arrays.append(value.detach().cpu().numpy())
-    return check(Part(*arrays, classes), where, "name")
+    return check(Part(arrays[0], arrays[1], classes), where, "name")
 
 
 def measure(config: ImageDataset) -> TrainingSet:
