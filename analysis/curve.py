@@ -1,13 +1,17 @@
 """The answer per context: the best KD weight, its interval and what it gains."""
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.confirmation import load_students, with_test
 from analysis.errors import AnalysisError, known
 from analysis.estimators import DEFAULT, ESTIMATORS, Answer, Estimate, Trials
-from analysis.runs import load_runs
+from analysis.recorded import current, typed
+from analysis.runs import find_parent, load_runs, parent_attrs, together
+from analysis.server import one_line_errors, require_store
 from trainables.record import CONTEXT_PARAMS, VAL_NLL_SCALED, Outcome, curve_metric, curve_step
 
 if TYPE_CHECKING:
@@ -17,46 +21,153 @@ __all__ = ["ESTIMATORS", "best", "context_columns", "curve_points", "fit_curve",
 
 ORDER = ("dataset", "student", "method", "teacher", "teacher_fraction", "temperature", "fraction")
 """How the rows of a curve are sorted."""
+SEARCH = "search"
+PROBLEM = ("dataset", "label_noise", "student", "budget_epochs")
+"""What makes scores comparable: they are never chosen from across these."""
+LEVEL = 0.9
+"""Probability inside an interval, unless another is asked for."""
 
 
-def best(
-    name: str,
+def best(  # noqa: PLR0913  (all that may be asked, most of it by keyword)
+    name: str | Sequence[str],
     tracking_uri: str,
     method: str | None = None,
     fraction: float | None = None,
     teacher: str | None = None,
     *,
+    by: Sequence[str] = (),
     estimator: str = DEFAULT,
-    level: float = 0.9,
+    level: float = LEVEL,
+    fresh: bool = False,
+    cache: bool | Path = True,
 ) -> "pd.DataFrame":
     """Answer from MLflow which setting is best in each context.
 
+    A complete search has its answers recorded; they are given as long as no trial came after
+    them. They equal those computed afresh.
+
     Args:
-        name: the search.
+        name: the search, or several.
         tracking_uri: where MLflow keeps it.
         method: only this pruning method.
         fraction: only this kept fraction, in (0, 1].
         teacher: only this teacher.
+        by: see `select`.
         estimator: a name of `ESTIMATORS`.
         level: probability inside an interval, in (0, 1).
+        fresh: compute, whatever is recorded.
+        cache: as for `load_runs`.
 
     Returns:
-        See `fit_curve`.
+        See `fit_curve`, and `with_test` where answers were confirmed; `attrs["recorded"]` is when
+        recorded answers were made (ISO 8601), None for those computed now.
 
     Raises:
         AnalysisError: as `load_runs` and `fit_curve`, or a filter that matches nothing.
     """
-    runs = load_runs(name, tracking_uri)
-    asked = runs
-    for column, value in {"method": method, "fraction": fraction, "teacher": teacher}.items():
-        if value is not None:
-            asked = _only(asked, column, value)
-    # Contexts inform each other: what is asked for must not change the answer.
-    curve = fit_curve(runs, estimator, level)
-    return curve[curve["context"].isin(asked["context"])].reset_index(drop=True)
+    names = [name] if isinstance(name, str) else list(name)
+    wanted = {"method": method, "fraction": fraction, "teacher": teacher}
+    asked = wanted if len(names) == 1 else {}
+    curves = {
+        each: find_curve(
+            each, tracking_uri, asked, estimator=estimator, level=level, fresh=fresh, cache=cache
+        )
+        for each in names
+    }
+    return select(curves[name] if isinstance(name, str) else together(curves), wanted, by)
 
 
-def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9) -> "pd.DataFrame":
+def find_curve(
+    name: str,
+    tracking_uri: str,
+    wanted: Mapping[str, str | float | None],
+    *,
+    estimator: str = DEFAULT,
+    level: float = LEVEL,
+    fresh: bool = False,
+    cache: bool | Path = True,
+) -> "pd.DataFrame":
+    """All answers of one search, recorded or computed.
+
+    Args:
+        name: the search.
+        tracking_uri: where MLflow keeps it.
+        wanted: what will be looked for: if it is not there, that is said before a long fit.
+        estimator: as for `best`.
+        level: as for `best`.
+        fresh: as for `best`.
+        cache: as for `load_runs`.
+
+    Raises:
+        AnalysisError: as `best`.
+    """
+    curve = None
+    if not fresh and (estimator, level) == (DEFAULT, LEVEL):
+        curve = _recorded_curve(name, tracking_uri)
+    if curve is None:
+        runs = load_runs(name, tracking_uri, cache=cache)
+        _only(runs, wanted)
+        curve = fit_curve(runs, estimator, level)
+    return with_test(curve, load_students(name, tracking_uri))
+
+
+def _recorded_curve(name: str, tracking_uri: str) -> "pd.DataFrame | None":
+    """The answers that a complete search uploaded, if they are still current."""
+    require_store(tracking_uri)
+    with one_line_errors(tracking_uri):
+        from mlflow.tracking import MlflowClient  # noqa: PLC0415  (takes seconds)
+
+        client = MlflowClient(tracking_uri=tracking_uri)
+        _, parent = find_parent(client, name)
+        return current(client, parent, parent_attrs(name, parent, tracking_uri))
+
+
+def select(
+    curve: "pd.DataFrame", wanted: Mapping[str, str | float | None], by: Sequence[str] = ()
+) -> "pd.DataFrame":
+    """Some rows of a curve.
+
+    Contexts inform each other, so that this comes after a fit, not before.
+
+    Args:
+        curve: from `fit_curve`, or several `together`.
+        wanted: a value by column; None for all.
+        by: columns of contexts, or `search`. For each of their values, and each fraction, the row
+            of the highest score is left: with `method` the best teacher and search. The column
+            `n_compared` says of how many contexts with an answer. Never compared are scores of
+            another data set, label noise, student or length of training: each has rows of
+            its own.
+
+    Raises:
+        AnalysisError: a value or a column that the curve does not have.
+    """
+    found = _only(curve, wanted)
+    if by:
+        found = _best_by(found, by)
+    return found.reset_index(drop=True)
+
+
+def _best_by(curve: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
+    allowed = [n for n in (SEARCH, *ORDER) if n in curve.columns]
+    for name in by:
+        if name not in allowed:
+            raise AnalysisError(
+                f"answers cannot be told apart by {name!r}; known: {known(allowed)}"
+            )
+    keys = list(dict.fromkeys([*by, "fraction", *PROBLEM]))
+    groups = curve.groupby(keys, dropna=False, sort=False)
+    # Where no context of a group has an answer, the first one's reason stands.
+    kept = [part["score"].idxmax() if part["score"].notna().any() else part.index[0]
+            for _, part in groups]  # fmt: skip
+    compared = groups["score"].transform("count")
+    best_rows = curve.assign(n_compared=compared.astype("int64")).loc[kept].sort_values(keys)
+    best_rows.attrs = {**curve.attrs, "by": tuple(by)}
+    return best_rows
+
+
+def fit_curve(
+    runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = LEVEL
+) -> "pd.DataFrame":
     """Estimate the best setting of every context from its complete trials.
 
     Trials that were stopped early, failed or are still running are counted, never fitted. The
@@ -72,7 +183,8 @@ def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9
 
     Returns:
         One row per context: `context` (hash), `label`, the names of `record.CONTEXT_PARAMS`
-        (recommended values where they were tuned), `kd_weight`, `score` and `gain` (score
+        (recommended values where they were tuned), `label_noise`, `budget_epochs` (full length
+        of the trials, which are never mixed), `kd_weight`, `score` and `gain` (score
         minus that at KD weight 0) and `gain_over_1` (the same for 1) each with `_low` and `_high`,
         `flat_low` and `flat_high` (between them KD weights score less than 0.001 below the
         best), `expected_loss` (expected lack of the recommended setting against the best
@@ -81,17 +193,20 @@ def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9
         `n_running`, `n_seeds`, and `reason` where there is no answer (its numbers are then
         missing). Scores are in the objective's own unit. `attrs` adds `contexts` (names),
         `estimator`, `level` and `signal` (what `surface` learned the KD weights from, in words;
-        None with other estimators) to those of `runs`.
+        None with other estimators) to those of `runs`. Several searches are fitted each by itself;
+        the column `search` tells their rows apart.
 
     Raises:
         AnalysisError: unknown estimator, a level outside (0, 1), or no complete trial at all.
     """
-    import pandas as pd  # noqa: PLC0415  (kept out of the import of this package)
-
     if estimator not in ESTIMATORS:
         raise AnalysisError(f"estimator {estimator!r} is unknown; known: {known(ESTIMATORS)}")
     if not 0.0 < level < 1.0:
         raise AnalysisError(f"level {level:g} is not inside (0, 1)")
+    if "searches" in runs.attrs:
+        return together(
+            {name: fit_curve(part, estimator, level) for name, part in _apart(runs).items()}
+        )
     if not usable(runs).any():
         raise AnalysisError(
             f"search {runs.attrs['search']!r} has no complete trial yet: {_tally(runs)}"
@@ -104,14 +219,14 @@ def fit_curve(runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = 0.9
     ]
     contexts = context_columns(runs)
     order = [name for name in ORDER if name in contexts]
-    curve = pd.DataFrame(rows).sort_values(order, ignore_index=True)
-    curve["reason"] = curve["reason"].astype("str")
+    curve = typed(rows).sort_values(order, ignore_index=True)
     curve.attrs = {
         **runs.attrs,
         "contexts": contexts,
         "estimator": estimator,
         "level": level,
         "signal": next((answer.signal for answer in answers if answer.signal), None),
+        "recorded": None,
     }
     return curve
 
@@ -159,8 +274,35 @@ def _answers(
     estimator: str,
     level: float,
 ) -> list[Answer]:
-    contexts = [_arrays(trials[usable(trials)], search) for trials in groups.values()]
-    return ESTIMATORS[estimator](contexts, level)
+    budgets = [_budgets(trials) for trials in groups.values()]
+    contexts = [
+        _arrays(trials[usable(trials) & (len(each) <= 1)], search)
+        for trials, each in zip(groups.values(), budgets, strict=True)
+    ]
+    answers = ESTIMATORS[estimator](contexts, level)
+    return [
+        answer if len(each) <= 1 else Answer(f"trials of {_epochs(each)} are not comparable")
+        for answer, each in zip(answers, budgets, strict=True)
+    ]
+
+
+def _budgets(trials: "pd.DataFrame") -> list[int]:
+    """Full budgets of the trials that would enter a fit, in epochs."""
+    return sorted(trials.loc[usable(trials), "budget_epochs"].dropna().unique().tolist())
+
+
+def _epochs(budgets: Sequence[int]) -> str:
+    *rest, last = map(str, budgets)
+    return f"{', '.join(rest)} and {last} epochs"
+
+
+def _apart(runs: "pd.DataFrame") -> dict[str, "pd.DataFrame"]:
+    """The tables that were put `together`."""
+    parts = {}
+    for name, attrs in runs.attrs["searches"].items():
+        parts[name] = runs[runs[SEARCH] == name].drop(columns=SEARCH).reset_index(drop=True)
+        parts[name].attrs = attrs
+    return parts
 
 
 def _context_row(
@@ -179,6 +321,8 @@ def _context_row(
             name: answer.others.get(name) if name in search["tuned"] else first[name]
             for name in CONTEXT_PARAMS
         },
+        "label_noise": first["label_noise"],
+        "budget_epochs": first["budget_epochs"],
         **_columns("kd_weight", answer.kd_weight),
         "flat_low": answer.flat[0],
         "flat_high": answer.flat[1],
@@ -221,20 +365,25 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def _only(runs: "pd.DataFrame", column: str, value: str | float) -> "pd.DataFrame":
-    if column in runs.attrs["tuned"]:
-        raise AnalysisError(
-            f"{column} was tuned in search {runs.attrs['search']!r}: "
-            f"there is one answer for all of them, not one per {column}"
-        )
-    # Fractions went through text and back: compare them with a tolerance.
-    same = np.isclose(runs[column], value) if column == "fraction" else runs[column] == value
-    if not same.any():
-        there = sorted(runs[column].dropna().unique())
-        raise AnalysisError(
-            f"{column} {value!r} is not in search {runs.attrs['search']!r}; known: {known(there)}"
-        )
-    return runs[same]
+def _only(frame: "pd.DataFrame", wanted: Mapping[str, str | float | None]) -> "pd.DataFrame":
+    for column, value in wanted.items():
+        if value is None:
+            continue
+        searches = frame.attrs.get("searches", {frame.attrs.get("search"): frame.attrs})
+        where = " or ".join(map(repr, searches))
+        for name, attrs in searches.items():
+            if column in attrs["tuned"]:
+                raise AnalysisError(
+                    f"{column} was tuned in search {name!r}: "
+                    f"there is one answer for all of them, not one per {column}"
+                )
+        # Fractions went through text and back: compare them with a tolerance.
+        same = np.isclose(frame[column], value) if column == "fraction" else frame[column] == value
+        if not same.any():
+            there = known(sorted(frame[column].dropna().unique()))
+            raise AnalysisError(f"{column} {value!r} is not in search {where}; known: {there}")
+        frame = frame[same]
+    return frame
 
 
 def _tally(runs: "pd.DataFrame") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trainables.record import VAL_ACCURACY, Outcome
+from trainables.record import VAL_ACCURACY, VAL_R2, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +17,10 @@ MISSING = "–"
 MINUS = "−"
 TUNED_BESIDES = ("method", "teacher", "teacher_fraction", "temperature")
 """What may be tuned beside the KD weight."""
+
+
+ALIKE = ("label_noise", "budget_epochs")
+"""What scores of several searches depend on, beside the names of contexts."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,19 @@ def score_scale(objective: str) -> float:
 
 def score_title(objective: str) -> str:
     """The objective's name with its unit, for headings and axes."""
-    names = {VAL_ACCURACY: "validation accuracy (%)", "val_r2": "validation R²"}
+    names = {VAL_ACCURACY: "validation accuracy (%)", VAL_R2: "validation R²"}
     return names.get(objective, objective)
+
+
+def tested_title(objective: str) -> str:
+    """What the objective is on the test set, with its unit."""
+    names = {VAL_ACCURACY: "test accuracy (%)", VAL_R2: "population R²"}
+    return names.get(objective, f"test {objective}")
+
+
+def count_text(count: float | None) -> str:
+    """A number of things; missing if it is not known."""
+    return MISSING if count is None or count != count else f"{count:.0f}"  # noqa: PLR0124  (NaN)
 
 
 def score_text(objective: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
@@ -108,7 +123,7 @@ def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
     unit = " (points)" if is_share(objective) else ""
     score = score_title(objective)
     answer: tuple[_Cell, ...] = (
-        *(_value(name) for name in _told_apart(curve)),
+        *context_cells(curve),
         (Column("best KD weight"), lambda row: with_interval(*_estimate(row, "kd_weight"))),
         *(_value(name, "best ") for name in TUNED_BESIDES if name in curve.attrs["tuned"]),
     )
@@ -143,14 +158,40 @@ def curve_table(curve: "pd.DataFrame", *, compact: bool = False) -> Table:
             lambda row: f"{row['n_complete']} / {row['n_stopped']} / {row['n_failed']}",
         ),
         (Column("seeds"), lambda row: str(row["n_seeds"])),
+        *(_test_cells(objective) if "test_score" in curve else ()),
     )
+    if "n_compared" in curve:
+        evidence = (*evidence, (Column("best of"), lambda row: str(row["n_compared"])))
     noted = curve["reason"].notna().any() or curve["n_running"].any()
+    if not compact and "test_note" in curve:
+        noted = noted or curve["test_note"].notna().any()
     note: tuple[_Cell, ...] = ((Column("note", "left"), _note),) if noted else ()
     shown = (*answer, *(brief if compact else evidence), *note)
     return Table(
         tuple(column for column, _ in shown),
         tuple(tuple(text(row) for _, text in shown) for row in curve.to_dict("records")),
     )
+
+
+def _test_cells(objective: str) -> tuple[_Cell, ...]:
+    """What the test set says, where an answer was confirmed."""
+    unit = " (points)" if is_share(objective) else ""
+
+    def gain(name: str, over: str) -> _Cell:
+        title = f"test gain over {over}{unit}"
+        return Column(title), lambda row: gain_text(objective, *_estimate(row, name))
+
+    return (
+        (Column(tested_title(objective)), lambda row: score_text(objective, row["test_score"])),
+        gain("test_gain", "no KD"),
+        gain("test_gain_over_1", "1"),
+        (Column("test seeds"), lambda row: count_text(row["test_seeds"])),
+    )
+
+
+def context_cells(curve: "pd.DataFrame") -> tuple[_Cell, ...]:
+    """Columns that tell the rows of a curve apart."""
+    return tuple(_value(name) for name in _told_apart(curve))
 
 
 def _value(name: str, prefix: str = "") -> _Cell:
@@ -161,7 +202,15 @@ def _told_apart(curve: "pd.DataFrame") -> list[str]:
     """What tells contexts apart, with the fraction last: it is read as the axis."""
     contexts = curve.attrs["contexts"]
     shown = [n for n in contexts if n in ("method", "teacher") or curve[n].nunique() > 1]
+    if "search" in curve:
+        # Of one search these are the same in every row, or follow from the fraction.
+        shown = ["search", *shown, *(n for n in ALIKE if _differs(curve, n))]
     return [name for name in shown if name != "fraction"] + ["fraction"]
+
+
+def _differs(curve: "pd.DataFrame", name: str) -> bool:
+    """Whether a column tells searches apart at some fraction."""
+    return bool((curve.groupby("fraction")[name].nunique() > 1).any())
 
 
 def pivot_table(curve: "pd.DataFrame") -> Table:
@@ -211,6 +260,8 @@ _VALUES: dict[str, Callable[[float], str]] = {
     "fraction": fraction_text,
     "teacher_fraction": fraction_text,
     "temperature": lambda value: f"{value:.2g}",
+    "label_noise": fraction_text,
+    "budget_epochs": lambda value: f"{value:.0f}",
 }
 
 
@@ -227,6 +278,8 @@ def heading(name: str) -> str:
         "kd_weight": "KD weight",
         "fraction": "data kept",
         "teacher_fraction": "teacher's data",
+        "label_noise": "label noise",
+        "budget_epochs": "epochs",
     }
     return titles.get(name, name)
 
@@ -237,5 +290,5 @@ def _side(name: str) -> Literal["left", "right"]:
 
 def _note(row: Mapping[Hashable, Any]) -> str:
     running = f"{row['n_running']} running" if row["n_running"] else ""
-    reason = row["reason"] if isinstance(row["reason"], str) else ""
-    return "; ".join(filter(None, (reason, running)))
+    said = (row["reason"], running, row.get("test_note"))
+    return "; ".join(text for text in said if isinstance(text, str) and text)

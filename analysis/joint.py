@@ -23,6 +23,10 @@ LEAST_TRIALS = 5
 """Complete trials, over all contexts, that tell noise from shape."""
 TOGETHER = 1500
 """Up to so many trials all contexts are conditioned on together."""
+MOST_TRIALS = 2000
+"""Complete trials of one context that are fitted at most: time grows with their cube, memory with
+their square. Of more, every k-th by KD weight inside each seed is taken, whatever it scored, so
+that answers keep their mean and have the intervals of so many trials."""
 PORTION = 400
 """Above, contexts are conditioned on in portions of neighbours of about so many trials."""
 DEFAULTS = {"fraction": 1.0, "teacher_fraction": 1.0, "temperature": 1.0}
@@ -35,9 +39,11 @@ def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
     """Answer for every context from one surface fitted to all.
 
     Args:
-        contexts: complete trials; a context is answered for with three distinct KD weights.
+        contexts: complete trials; a context is answered for with three distinct KD weights. Above
+            `MOST_TRIALS` of one context, so many are fitted.
         level: probability inside an interval, in (0, 1).
     """
+    contexts = [_thinned(trials) for trials in contexts]
     reasons = [lacking(trials) for trials in contexts]
     filled = [i for i, trials in enumerate(contexts) if len(trials.score)]
     total = sum(len(trials.score) for trials in contexts)
@@ -63,6 +69,24 @@ def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
                 answer = _answer(fitted, reported, codes, i, contexts[i], level)
                 answers[i] = replace(answer, signal=choice.sentence)
     return answers
+
+
+def _thinned(trials: Trials) -> Trials:
+    """At most `MOST_TRIALS` of a context."""
+    n = len(trials.score)
+    if n <= MOST_TRIALS:
+        return trials
+    temperature = trials.others.get("temperature", np.zeros(n))
+    order = np.lexsort((temperature, trials.kd_weight, trials.seed))
+    kept = np.sort(order[np.linspace(0, n - 1, MOST_TRIALS).round().astype(np.int64)])
+    return replace(
+        trials,
+        kd_weight=trials.kd_weight[kept],
+        score=trials.score[kept],
+        seed=trials.seed[kept],
+        others={name: column[kept] for name, column in trials.others.items()},
+        nll=None if trials.nll is None else trials.nll[kept],
+    )
 
 
 def _likelihood(trials: Trials) -> Floats:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from analysis.confirmation import confirmation_section
 from analysis.format import (
     Column,
     Table,
@@ -105,6 +106,7 @@ def write_report(
         answered=int(curve["kd_weight"].notna().sum()),
         contexts=len(curve),
         answers=curve_table(curve),
+        confirmation=confirmation_section(curve),
         outcomes=outcome_table(runs),
         trials=len(runs),
         schedule=schedule_table(schedule) if schedule else None,

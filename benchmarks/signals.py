@@ -36,6 +36,7 @@ from analysis.likelihood import scaled_nll
 from trainables import datasets, models, soft_labels, teachers
 from trainables.config import ImageDataset, Recipe, SoftLabelsSpec, TrialConfig, teacher_spec
 from trainables.engine import Cohort, Student, predict_logits
+from trainables.held_out import load_test
 from trainables.pruning import select
 from trainables.seeds import derive
 
@@ -138,7 +139,7 @@ class Context:
 def train(name: str, problem: Problem, cache: Path, keep: Path | None) -> list[Context]:
     """Train all runs of a problem, with those of a seed in one cohort."""
     splits = datasets.load(problem.dataset, cache)
-    images, labels = (part[:FRESH] for part in datasets.load_test(problem.dataset, cache))
+    images, labels = (part[:FRESH] for part in load_test(problem.dataset, cache))
     val = datasets.validation_samples(splits)
     test = datasets.Samples(images, labels, splits.mean, splits.std)
     contexts = []

@@ -13,6 +13,7 @@ import typer
 
 from analysis.errors import AnalysisError
 from search import commands_ask as ask
+from search import commands_confirm as test
 from search import commands_launch as launch
 from search import commands_simulate as simulate
 from search import commands_upkeep as upkeep
@@ -118,7 +119,8 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Launch": (launch.search, launch.resume, launch.status, launch.list_),
-    "Ask": (ask.best, ask.curve, ask.fit, ask.predict, ask.report, ask.subset),
+    "Ask": (ask.best, ask.compare, ask.curve, ask.fit, ask.predict, ask.report, ask.subset),
+    "Test": (test.confirm, test.export),
     "Simulate": (simulate.simulate, simulate.table),
     "Upkeep": (upkeep.sync, upkeep.rerun, upkeep.clean, upkeep.delete),
 }

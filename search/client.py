@@ -5,8 +5,8 @@ import os
 from mlflow.tracking import MlflowClient
 
 from analysis.errors import AnalysisError
-from analysis.runs import require_server
 from analysis.secrets import redacted
+from analysis.server import require_server
 from search.errors import KdcurveError
 from search.places import Places
 

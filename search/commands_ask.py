@@ -4,20 +4,33 @@ import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis.errors import AnalysisError
 from analysis.estimators import DEFAULT, ESTIMATORS
 from search.errors import KdcurveError, UsageError
-from search.options import Name
+from search.options import Name, Names
 from search.places import Places
 from search.printing import err, out, print_answers, print_level, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
 Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
 Estimator = Annotated[str, typer.Option(help=f"How to estimate: {', '.join(ESTIMATORS)}.")]
+
+
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute, whatever is recorded.")]
+Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep ended trials in the user's cache folder.")
+]
+
+Compared = Annotated[
+    str, typer.Argument(help="Name of a search, or a schedule file.", show_default=False)
+]
 
 
 class Format(StrEnum):
@@ -28,29 +41,72 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def best(
-    name: Name,
+OutputFormat = Annotated[Format, typer.Option(help="How to write the answers.")]
+
+
+def best(  # noqa: PLR0913, PLR0917  (the command's options)
+    names: Names,
     places: Places,
     verbose: bool,
     method: Method = None,
     fraction: Annotated[float | None, typer.Option(help="Only this kept fraction.")] = None,
     teacher: Teacher = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="For each of these (e.g. method) and each fraction, the best setting alone."
+        ),
+    ] = None,
     estimator: Estimator = DEFAULT,
-    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,
+    fresh: Fresh = False,
+    cache: Cache = True,
+    format: OutputFormat = Format.TABLE,
 ) -> None:
-    """Best setting per context, from MLflow.
+    """Best setting per context, of one search or several.
+
+    Answers that a complete search recorded are shown as they are; otherwise they are computed
+    from its runs.
 
     Example: `kdcurve best demo --method random --format json`
     """
-    from analysis.curve import best as ask  # noqa: PLC0415
+    from search.answers import ask  # noqa: PLC0415
 
-    curve = ask(name, places.tracking_uri, method, fraction, teacher, estimator=estimator)
+    wanted = {"method": method, "fraction": fraction, "teacher": teacher}
+    groups = [name.strip() for name in by.split(",")] if by is not None else []
+    curve = ask(names, places, wanted, groups, estimator=estimator, fresh=fresh, cache=cache)
     if format is Format.TABLE:
         print_answers(curve)
-    elif format is Format.JSON:
-        typer.echo(curve.to_json(orient="records", indent=2))
     else:
-        typer.echo(curve.to_csv(index=False), nl=False)
+        _echo(curve, format)
+
+
+def compare(
+    first: Compared,
+    second: Compared,
+    places: Places,
+    verbose: bool,
+    estimator: Estimator = DEFAULT,
+    fresh: Fresh = False,
+    cache: Cache = True,
+    format: OutputFormat = Format.TABLE,
+) -> None:
+    """Two searches or schedules side by side, context by context.
+
+    Schedules are compared over the range of fractions that both were fitted on, a search with
+    a schedule at the search's fractions.
+
+    Example: `kdcurve compare demo demo-longer`
+    """
+    from analysis.comparison import comparison_table  # noqa: PLC0415
+    from search.answers import compare_answers  # noqa: PLC0415
+
+    compared = compare_answers(first, second, places, estimator=estimator, fresh=fresh, cache=cache)
+    if format is not Format.TABLE:
+        _echo(compared, format)
+        return
+    print_table(comparison_table(compared))
+    for remark in compared.attrs["remarks"]:
+        out.print(remark, markup=False, soft_wrap=True)
 
 
 def curve(
@@ -67,11 +123,10 @@ def curve(
 
     Example: `kdcurve curve demo --out curve.png`
     """
-    from analysis.curve import fit_curve  # noqa: PLC0415
     from analysis.format import pivot_table  # noqa: PLC0415
-    from analysis.runs import load_runs  # noqa: PLC0415
+    from search.answers import ask  # noqa: PLC0415
 
-    fitted = fit_curve(load_runs(name, places.tracking_uri), estimator)
+    fitted = ask([name], places, {}, estimator=estimator)
     print_table(pivot_table(fitted))
     print_level(fitted)
     if out_file is None:
@@ -180,13 +235,14 @@ def report(
 
     Example: `kdcurve report demo --out report.html`
     """
+    from analysis.confirmation import load_students, with_test  # noqa: PLC0415
     from analysis.curve import fit_curve  # noqa: PLC0415
     from analysis.report import write_report  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
     from analysis.schedule import fit_schedule  # noqa: PLC0415
 
     runs = load_runs(name, places.tracking_uri)
-    fitted = fit_curve(runs)
+    fitted = with_test(fit_curve(runs), load_students(name, places.tracking_uri))
     try:
         schedule = fit_schedule(fitted)
     except AnalysisError as error:
@@ -194,6 +250,14 @@ def report(
         out.print(f"without a schedule: {error}", markup=False)
     _write(out_file, lambda path: write_report(path, runs, fitted, schedule))
     out.print(f"written: {out_file}", markup=False)
+
+
+def _echo(frame: "pd.DataFrame", format: Format) -> None:
+    """A table for programs."""
+    if format is Format.JSON:
+        typer.echo(frame.to_json(orient="records", indent=2))
+    else:
+        typer.echo(frame.to_csv(index=False), nl=False)
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -25,7 +25,8 @@ class Belongings:
     trials: int
     """What its record holds."""
     folders: tuple[Path, ...]
-    """Those that exist: its log and answers, checkpoints, logits, Tune's working files."""
+    """Those that exist: its log and answers, checkpoints, logits, confirmed students, Tune's
+    working files."""
     experiments: tuple[Any, ...]
     """MLflow's: one, none, or two if an earlier deletion was cut off."""
 
@@ -45,7 +46,7 @@ def belongings(
 
 
 def _belongings(journal: Journal, name: str, places: Places, keep_mlflow: bool) -> Belongings:
-    shared = (places.checkpoints, places.logits, places.tune)
+    shared = (places.checkpoints, places.logits, places.confirmed, places.tune)
     folders = (places.folder(name), *(folder / name for folder in shared))
     return Belongings(
         events=journal.last_number(name),

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -131,10 +131,15 @@ class Display:
         """Follow the trials of a search."""
         began = time.monotonic()
         ended_before = len(ledger.trials) - len(ledger.unfinished())
-        stop = threading.Event()
+        with self.following(
+            lambda: progress_line(spec, ledger, time.monotonic() - began, ended_before)
+        ):
+            yield
 
-        def line() -> str:
-            return progress_line(spec, ledger, time.monotonic() - began, ended_before)
+    @contextlib.contextmanager
+    def following(self, line: Callable[[], str]) -> Iterator[None]:
+        """Show a line that changes."""
+        stop = threading.Event()
 
         def plain() -> None:
             while not stop.wait(LINE_EVERY_S):

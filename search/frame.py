@@ -1,13 +1,16 @@
 """The record as the table that a query of MLflow gives: answers need no tracking server."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from analysis.confirmation import scores_of, tidy_students
 from analysis.runs import tidy
 from analysis.secrets import redacted
 from search.ledger import Ledger, TrialState
 from search.places import Places
 from search.space import Context, SearchSpec
-from trainables.record import EPOCH, SECONDS, VAL_NLL_SCALED
+from trainables.config import TrialConfig
+from trainables.record import EPOCH, SECONDS, TEACHING_PARAMS, VAL_NLL_SCALED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +57,33 @@ def _row(spec: SearchSpec, context: Context, trial: TrialState) -> dict[str, obj
         "start_time": _ms(trial.started or trial.ended),
         "end_time": _ms(trial.ended),
     }
+
+
+def students_frame(ledger: Ledger) -> "pd.DataFrame":
+    """A confirmation's students, as `analysis.confirmation.load_students` reads them."""
+    spec = ledger.spec
+    contexts = {context.key: context for context in spec.context_list}
+    return tidy_students(
+        {
+            "student": event.data["student"],
+            "attempt": event.data["attempt"],
+            "outcome": event.data["outcome"],
+            "reason": event.data["reason"],
+            "chosen": ",".join(event.data["chosen"]) or None,
+            **student_params(spec, contexts[event.data["context"]], event.data["config"]),
+            **scores_of(event.data["metrics"], spec.objective),
+            "end_time": _ms(event.time),
+        }
+        for event in ledger.confirmed.values()
+    )
+
+
+def student_params(spec: SearchSpec, context: Context, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a confirmation's student is recorded under: as a trial, without an idle teacher."""
+    params = spec.trial_params(context, TrialConfig.model_validate(config))
+    if params["kd_weight"] == 0.0:
+        return {name: value for name, value in params.items() if name not in TEACHING_PARAMS}
+    return params
 
 
 def _ms(seconds: float | None) -> int | None:

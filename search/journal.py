@@ -51,7 +51,13 @@ class EventKind(StrEnum):
     """The search came to a halt (state; reason: the criterion that ended it, if one did;
     early_stopping: what that did, in words)."""
     ANSWER = "answer"
-    """The curve was fitted (curve)."""
+    """The curve was fitted (curve; about: what goes with it; tracking_uri: where MLflow is)."""
+    CONFIRMING = "confirming"
+    """A confirmation was taken up (answer: number of the event that holds it; estimator; seeds;
+    settings, by context)."""
+    CONFIRMED = "confirmed"
+    """A student of a confirmation ended (student: its key; attempt; config; chosen: contexts whose
+    answer it is; outcome, reason, metrics, seconds)."""
 
 
 Entry = tuple[EventKind, int | None, dict[str, Any]]

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -59,6 +59,9 @@ class Watcher(Protocol):
     def watching(self, spec: SearchSpec, ledger: Ledger) -> contextlib.AbstractContextManager[None]:
         """Follow the trials while the context is open."""
 
+    def following(self, line: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
+        """Show a line that changes while the context is open."""
+
 
 class Silent:
     """A watcher that shows nothing."""
@@ -67,6 +70,10 @@ class Silent:
         """Ignore it."""
 
     def watching(self, spec: SearchSpec, ledger: Ledger) -> contextlib.AbstractContextManager[None]:
+        """Do nothing."""
+        return contextlib.nullcontext()
+
+    def following(self, line: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
         return contextlib.nullcontext()
 
@@ -111,7 +118,7 @@ def run(
     spec = settle(spec)
     check_sampler(spec.sampler)
     places.make()
-    with _one_at_a_time(places):
+    with one_at_a_time(places):
         journal = Journal(places.record)
         check_name(journal, spec.name)
         delivery = Delivery(journal, spec, places, watcher.say)
@@ -119,7 +126,7 @@ def run(
     with (
         writing(journal, spec.name, places.folder(spec.name)) as writer,
         connected(places.folder(spec.name), address),
-        _stopping_cleanly(watcher),
+        stopping_cleanly(watcher),
     ):
         check_name(journal, spec.name)  # again, now that no other process can take it
         concurrent = concurrent_trials(spec)
@@ -168,7 +175,7 @@ def resume(
     places = places or Places.at()
     watcher = watcher or Silent()
     places.make()
-    with _one_at_a_time(places):
+    with one_at_a_time(places):
         journal = Journal(places.record)
         spec = Ledger(journal, name).spec
         if extended is not None:
@@ -181,7 +188,7 @@ def resume(
     with (
         writing(journal, name, places.folder(name), take_over=take_over) as writer,
         connected(places.folder(name), address),
-        _stopping_cleanly(watcher),
+        stopping_cleanly(watcher),
     ):
         concurrent = concurrent_trials(spec)
         if notice:
@@ -199,7 +206,7 @@ def resume(
 
 
 @contextlib.contextmanager
-def _one_at_a_time(places: Places) -> Iterator[None]:
+def one_at_a_time(places: Places) -> Iterator[None]:
     """Two first searches in a home must not create its databases at once."""
     with FileLock(places.home / "lock"):
         yield
@@ -230,7 +237,7 @@ def _carry_out(
             EventKind.CLOSED, state=state, reason=reason, early_stopping=effect(spec, ledger)
         )
         answers, no_answers = _answer(ledger, places)
-        undelivered = _deliver_rest(ledger, writer, delivery, watcher)
+        undelivered = deliver_rest(ledger, writer, delivery, watcher)
     return SearchResult(spec.name, state, ledger, answers, no_answers, undelivered)
 
 
@@ -241,7 +248,7 @@ def _answer(ledger: Ledger, places: Places) -> tuple[Answers | None, str | None]
         return None, str(error)
 
 
-def _deliver_rest(
+def deliver_rest(
     ledger: Ledger, writer: Writer, delivery: Delivery, watcher: Watcher
 ) -> str | None:
     """Wait for MLflow; returns why it does not have all, if so."""
@@ -264,7 +271,7 @@ def _deliver_rest(
 
 
 @contextlib.contextmanager
-def _stopping_cleanly(watcher: Watcher) -> Iterator[None]:
+def stopping_cleanly(watcher: Watcher) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a search between two reports; a second one ends it at once.
 
     While Tune runs it ends its loop on SIGUSR1; elsewhere a KeyboardInterrupt does no harm.

@@ -109,6 +109,10 @@ class Ledger:
         self.plan: dict[str, Any] = {}
         self.prepared: dict[str, dict[str, Any]] = {}
         """What is known of each teacher and of scores, by key."""
+        self.answer: Event | None = None
+        """The newest answers."""
+        self.confirmed: dict[str, Event] = {}
+        """How each student of a confirmation ended, at its last try, by key."""
         self._spec: SearchSpec | None = None
         for event in journal.events(search):
             self._apply(event)
@@ -199,6 +203,10 @@ class Ledger:
                 self.prepared[data["key"]] = data
             case EventKind.GRACE:
                 self.grace = data
+            case EventKind.ANSWER:
+                self.answer = event
+            case EventKind.CONFIRMED:
+                self.confirmed[data["student"]] = event
             case EventKind.CLOSED:
                 self.state = SearchState(data["state"])
                 self.reason = data.get("reason")

@@ -31,6 +31,7 @@ class What(StrEnum):
     SOFT_LABELS = "soft labels"
     IMAGES = "decoded images"
     CHECKPOINTS = "checkpoints"
+    CONFIRMED = "confirmed students"
     TUNE = "Tune's working files"
     UNFINISHED = "unfinished files"
     """Of a process that was killed while it wrote."""
@@ -62,9 +63,9 @@ def survey(places: Places | None = None, *, everything: bool = False) -> list[Le
     """All that is left on the storage, needed or not.
 
     Needed are the teachers and scores of searches that are not complete, the checkpoints that
-    these go on from, and all files of a search that some process runs. A storage that several
-    records share is cleaned by what one of them knows: files of the others count as needed
-    for an hour after they were written.
+    these go on from, the confirmed students of every recorded search, and all files of a search
+    that some process runs. A storage that several records share is cleaned by what one of them
+    knows: files of the others count as needed for an hour after they were written.
 
     Args:
         places: where things live; ``./kdcurve-data`` by default.
@@ -93,6 +94,7 @@ def survey(places: Places | None = None, *, everything: bool = False) -> list[Le
     # Of Tune's files nothing is read back, so that they matter to their own process only.
     folders = {
         What.CHECKPOINTS: (places.checkpoints, {**resumable, **held}),
+        What.CONFIRMED: (places.confirmed, {name: name for name in known}),
         What.TUNE: (places.tune, held),
     }
     for what, (parent, needed_by) in folders.items():
@@ -100,7 +102,7 @@ def survey(places: Places | None = None, *, everything: bool = False) -> list[Le
             foreign = folder.name not in known and folder.name not in held
             found.append(_leftover(what, folder, needed_by.get(folder.name), foreign=foreign))
     gone = {each.path for each in found if each.kept_for is None}
-    for parent in (places.cache, places.checkpoints):
+    for parent in (places.cache, places.checkpoints, places.confirmed):
         found += [
             _leftover(What.UNFINISHED, path, None, foreign=True)
             for path in sorted(parent.rglob(".*.safetensors.*"))

@@ -15,11 +15,21 @@ from mlflow.entities import Metric, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from analysis.confirmation import confirmed_points
 from analysis.curve import curve_points
+from analysis.recorded import TRIALS_ENDED
 from analysis.secrets import redacted
 from search.errors import KdcurveError
 from search.journal import Event, EventKind
-from search.runs import Run, ms, parent_params, parent_tags, shared_run, trial_run
+from search.runs import (
+    Run,
+    ms,
+    parent_params,
+    parent_tags,
+    shared_run,
+    student_run,
+    trial_run,
+)
 from search.space import SearchSpec
 from trainables import record
 from trainables.record import Kind, Outcome, SearchState
@@ -30,7 +40,7 @@ _PAGE_RUNS = 1000
 _REFUSALS = 3
 """How often MLflow may refuse a run before it is left out."""
 _PARENT = str(Kind.SEARCH)
-"""Identity of the parent run; a trial's is its number, that of what is shared its key."""
+"""Identity of the parent run; a trial's is its number, of what is shared or confirmed its key."""
 _STATUS = {
     SearchState.COMPLETE: "FINISHED",
     SearchState.INTERRUPTED: "KILLED",
@@ -125,6 +135,14 @@ class Mirror:
                 self._points += [
                     Metric(name, weight, ms(event.time), step) for name, weight, step in curve
                 ]
+                gains = confirmed_points(event.data["curve"], self._spec.tuned)
+                self._points += [
+                    Metric(name, gain, ms(event.time), step) for name, gain, step in gains
+                ]
+            case EventKind.CONFIRMED:
+                context = self._contexts[event.data["context"]]
+                student = student_run(self._spec, context, event)
+                self._runs[student.tags[record.TAG_STUDENT]] = student
             case EventKind.PROPOSED:
                 context = self._contexts[event.data["context"]]
                 self._runs[str(event.trial)] = trial_run(self._spec, context, event)
@@ -138,7 +156,7 @@ class Mirror:
         self._ended[outcome] += 1
         ended = self._ended.total()
         self._points += [
-            Metric("trials_ended", ended, at, ended),
+            Metric(TRIALS_ENDED, ended, at, ended),
             Metric(f"trials_{outcome}", self._ended[outcome], at, ended),
         ]
 
@@ -388,7 +406,8 @@ def _concerns_one_run(error: Exception) -> bool:
 def _identity(tags: dict[str, str]) -> str | None:
     if tags.get(record.TAG_KIND) == Kind.SEARCH:
         return _PARENT
-    return tags.get(record.TAG_TRIAL) or tags.get(record.TAG_ARTIFACT)
+    named = (record.TAG_TRIAL, record.TAG_ARTIFACT, record.TAG_STUDENT)
+    return next((tags[name] for name in named if name in tags), None)
 
 
 def _is_whole(run: Any) -> bool:

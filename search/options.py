@@ -5,6 +5,9 @@ from typing import Annotated
 import typer
 
 Name = Annotated[str, typer.Argument(help="Name of a search.", show_default=False)]
+Names = Annotated[
+    list[str], typer.Argument(help="Names of one search or more.", show_default=False)
+]
 TakeOver = Annotated[
     bool,
     typer.Option(

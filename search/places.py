@@ -82,6 +82,11 @@ class Places:
         """Validation logits of complete trials, a folder per search."""
         return self.storage / "logits"
 
+    @property
+    def confirmed(self) -> Path:
+        """Weights of the students that confirmed an answer, a folder per search."""
+        return self.storage / "confirmed"
+
     def artifact_root(self) -> str | None:
         """Where MLflow shall keep artifacts; None leaves it to a tracking server."""
         if self.tracking_uri.startswith(("http:", "https:", "databricks")):

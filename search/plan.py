@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,13 @@ def make_plan(spec: SearchSpec) -> Plan:
         trials=spec.trials,
         artifacts=needed,
         trial_samples=min(limits) + asking if limits else None,
-        artifact_samples=sum(_cost(spec, artifact) for artifact in needed),
+        artifact_samples=artifact_samples(spec, needed),
     )
+
+
+def artifact_samples(spec: SearchSpec, needed: Iterable[Artifact]) -> int:
+    """What making shared parts costs if nothing is cached, as `Plan.artifact_samples`."""
+    return sum(_cost(spec, artifact) for artifact in needed)
 
 
 def trial_samples(spec: SearchSpec, context: Context) -> int:
@@ -146,11 +151,12 @@ def _samples(spec: SearchSpec, kept: int) -> int:
 
 def shared_artifacts(spec: SearchSpec) -> tuple[Artifact, ...]:
     """Everything shared that some trial of the search may need, once each, in order."""
-    found = {
-        artifact.key: artifact
-        for config in _kinds_of_trials(spec)
-        for artifact in artifacts(config)
-    }
+    return needed_by(_kinds_of_trials(spec))
+
+
+def needed_by(configs: Iterable[TrialConfig]) -> tuple[Artifact, ...]:
+    """Everything shared that some of these trials need, once each, in the order of making."""
+    found = {artifact.key: artifact for config in configs for artifact in artifacts(config)}
     order = (DatasetSpec, ScoresSpec, TeacherSpec, SoftLabelsSpec)
     return tuple(sorted(found.values(), key=lambda artifact: order.index(type(artifact))))
 

@@ -1,7 +1,7 @@
 """What trials share, made once as Ray tasks before the first of them: data, scores, teachers."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,13 @@ PROGRESS_EVERY_S = 10.0
 Say = Callable[[str], None]
 
 
-def prepare_shared(spec: SearchSpec, places: Places, ledger: Ledger, say: Say) -> None:
+def prepare_shared(
+    spec: SearchSpec,
+    places: Places,
+    ledger: Ledger,
+    say: Say,
+    needed: Sequence[Artifact] | None = None,
+) -> None:
     """Make what is shared, or find it in the cache.
 
     In stages, since what comes later needs what comes before. The seeds of scores and the shards
@@ -35,11 +41,13 @@ def prepare_shared(spec: SearchSpec, places: Places, ledger: Ledger, say: Say) -
         places: where the cache is.
         ledger: takes note of what is there.
         say: takes note of a line for the user.
+        needed: what is needed, in the order in which it is made; by default all that some trial
+            of the search may need.
 
     Raises:
         KdcurveError: something could not be made; the message says what and why.
     """
-    needed = shared_artifacts(spec)
+    needed = shared_artifacts(spec) if needed is None else needed
     if not needed:
         return
     say(f"preparing {counted(needed)}")

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,7 @@ def print_plan(spec: "SearchSpec", tflops: float = TFLOPS) -> None:
         "shared": f"{counted(plan.artifacts)}, made once",
         **({"teaching": _soft_labels(spec)} if plan.artifacts else {}),
         "compute": f"{_at_most(plan.trial_samples)} epochs × samples in trials "
-        f"and {_count(plan.artifact_samples)} for what is shared",
+        f"and {count_samples(plan.artifact_samples)} for what is shared",
         **_estimate(spec, plan.samples, tflops),
         "resources": f"{resources.cpu:g} CPU and {resources.gpu:g} GPU a trial, "
         f"{resources.concurrent or 'as many as fit'} at a time",
@@ -151,7 +152,7 @@ def _criteria(spec: "SearchSpec") -> str:
     budget = spec.budget
     words: dict[str, Callable[[float], str]] = {
         "trials_per_context": lambda limit: f"{limit} trials per context",
-        "epoch_samples": lambda limit: f"{_count(limit)} epochs × samples",
+        "epoch_samples": lambda limit: f"{count_samples(limit)} epochs × samples",
         "gpu_hours": lambda limit: f"{limit:g} GPU hours",
         "wall_time_s": lambda limit: f"{duration(limit)} of work",
         "money": lambda limit: f"{limit:g} spent at {budget.cost_per_gpu_hour:g} per GPU hour",
@@ -165,7 +166,7 @@ def _criteria(spec: "SearchSpec") -> str:
 
 
 def _at_most(samples: float | None) -> str:
-    return "no limit on" if samples is None else f"at most {_count(samples)}"
+    return "no limit on" if samples is None else f"at most {count_samples(samples)}"
 
 
 def _soft_labels(spec: "SearchSpec") -> str:
@@ -189,7 +190,7 @@ def _why(spec: "SearchSpec") -> str:
     if teaching.table_bytes > LARGEST_TABLE_BYTES:
         allowed = _bytes(LARGEST_TABLE_BYTES)
         return f"chosen for you: a table would take {_bytes(teaching.table_bytes)}, above {allowed}"
-    table, asking = _count(teaching.table), _count(teaching.asking)
+    table, asking = count_samples(teaching.table), count_samples(teaching.asking)
     costs = (f"{name} costs {spec.relative_cost(name):.3g}" for name in spec.teacher_names)
     return (
         f"chosen for you: tables cost {table} epochs × samples, asking up to {asking}; "
@@ -210,7 +211,8 @@ def _dimensions(spec: "SearchSpec") -> str:
     return " × ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in named.items())
 
 
-def _count(samples: float) -> str:
+def count_samples(samples: float) -> str:
+    """A number of epochs × samples in three digits: `2.31 M`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if samples >= size:
             return f"{samples / size:.3g} {unit}"
@@ -233,6 +235,7 @@ def print_answers(curve: "pd.DataFrame") -> None:
     narrow = out.is_terminal and _width(whole) > out.width
     print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
     print_level(curve)
+    print_confirmation(curve)
     if narrow:
         out.print(
             f"Flat ranges, losses, trials, seeds: in {_width(whole)} columns, or --format csv."
@@ -240,16 +243,38 @@ def print_answers(curve: "pd.DataFrame") -> None:
 
 
 def print_level(curve: "pd.DataFrame") -> None:
-    """What the brackets of a table are."""
-    level = round(100 * curve.attrs["level"])
-    out.print(
-        f"[low, high]: {level}% intervals, estimated by {curve.attrs['estimator']} from "
-        "complete trials, on validation data.",
-        markup=False,
-        soft_wrap=True,
-    )
-    if curve.attrs["signal"]:
-        out.print(curve.attrs["signal"], markup=False, soft_wrap=True)
+    """What the brackets of a table are, and where its answers come from."""
+    attrs = curve.attrs
+    lines = [
+        f"[low, high]: {round(100 * attrs['level'])}% intervals, estimated by "
+        f"{attrs['estimator']} from complete trials, on validation data."
+    ]
+    searches = attrs.get("searches", {attrs.get("search"): attrs})
+    for name, of_search in searches.items():
+        said = [of_search["signal"], source_text(of_search["recorded"])]
+        prefix = f"{name}: " if len(searches) > 1 else ""
+        lines += [prefix + text for text in said if text]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def print_confirmation(curve: "pd.DataFrame") -> None:
+    """How the columns of the test set are to be read, where answers were confirmed."""
+    if "test_score" not in curve:
+        return
+    from analysis.confirmation import confirmation_text, is_confirmed  # noqa: PLC0415
+
+    if is_confirmed(curve):
+        for line in confirmation_text(curve):
+            out.print(line, markup=False, soft_wrap=True)
+
+
+def source_text(recorded: str | None) -> str:
+    """When answers were made."""
+    if recorded is None:
+        return "Computed afresh."
+    at = datetime.fromisoformat(recorded).astimezone().strftime("%Y-%m-%d %H:%M")
+    return f"Recorded on {at}, and no trial came after; --fresh computes anew."
 
 
 def _widths(content: "TextTable") -> list[int]:

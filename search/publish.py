@@ -1,15 +1,19 @@
 """Answers to their places: the search's folder and the record, from where MLflow gets them."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.confirmation import with_test
 from analysis.curve import fit_curve
 from analysis.errors import AnalysisError
 from analysis.plots import save_figures
+from analysis.recorded import FILE, about, plain, to_text
 from analysis.report import write_report
 from analysis.schedule import Schedule, fit_schedule
-from search.frame import runs_frame
+from analysis.secrets import redacted
+from search.frame import runs_frame, students_frame
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.places import Places
@@ -39,7 +43,7 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     """
     folder = places.answers(ledger.search)
     runs = runs_frame(ledger, places)
-    curve = fit_curve(runs)
+    curve = with_test(fit_curve(runs), students_frame(ledger))
     schedule, no_schedule = None, None
     try:
         schedule = fit_schedule(curve, {"git_commit": ledger.plan.get("git_commit")})
@@ -55,15 +59,19 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     )
     folder.mkdir(parents=True, exist_ok=True)
     curve.to_csv(answers.curve_file, index=False)
+    ended = len(ledger.trials) - len(ledger.unfinished())
+    known = about(curve, ended, time.time())
+    (folder / FILE).write_text(to_text(curve, known), "utf-8")
     if schedule is not None:
         schedule.save(answers.schedule_file)
     save_figures(folder / "figures", runs, curve, schedule)
     versions = {f"version of {k}": v for k, v in ledger.plan.get("versions", {}).items()}
     write_report(answers.report, runs, curve, schedule, versions)
-    ledger.record(EventKind.ANSWER, curve=_plain(curve))
+    ledger.record(
+        EventKind.ANSWER,
+        curve=plain(curve),
+        about=known,
+        # A record answers for the MLflow that it is delivered to, not for another's of that name.
+        tracking_uri=redacted(places.tracking_uri),
+    )
     return answers
-
-
-def _plain(curve: "pd.DataFrame") -> list[dict[str, object]]:
-    """Rows as JSON values, missing numbers as null."""
-    return curve.astype(object).where(curve.notna(), None).to_dict("records")  # type: ignore[return-value]

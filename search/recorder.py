@@ -19,6 +19,13 @@ _LONGEST_REASON = 1000
 """Characters: MLflow's tags have a limit, and a reason is one line."""
 
 
+def reason_of(error: BaseException | None) -> str:
+    """Why a training failed, in one line without secrets."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = str(cause).strip().splitlines() or [""]
+    return redacted(f"{type(cause).__name__}: {lines[-1].strip()}")[:_LONGEST_REASON]
+
+
 class Recorder(Unpickled, Callback):
     """Writes what Tune observes to the ledger, once.
 
@@ -70,15 +77,9 @@ class Recorder(Unpickled, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial raised, or its worker died."""
-        error = trial.get_pickled_error()
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        lines = str(cause).strip().splitlines() or [""]
-        self._end(
-            trial.config["number"], Outcome.FAILED, f"{type(cause).__name__}: {lines[-1].strip()}"
-        )
+        self._end(trial.config["number"], Outcome.FAILED, reason_of(trial.get_pickled_error()))
 
     def _end(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
-        reason = None if reason is None else redacted(reason)[:_LONGEST_REASON]
         self._ledger.record(EventKind.ENDED, number, outcome=outcome, reason=reason)
         if self._checkpoints is not None and self._ledger.trials[number].checkpoint:
             shutil.rmtree(trial_folder(self._checkpoints, number), ignore_errors=True)

@@ -6,11 +6,12 @@ from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 
+from search.frame import student_params
 from search.journal import Event, EventKind
 from search.plan import make_plan
 from search.space import Context, SearchSpec
 from trainables import record
-from trainables.config import ScoresSpec, TeacherSpec, artifacts
+from trainables.config import ScoresSpec, TeacherSpec, TrialConfig, artifacts
 from trainables.record import Kind, Outcome
 
 _STATUS = {
@@ -82,13 +83,8 @@ def trial_run(spec: SearchSpec, context: Context, proposed: Event) -> Run:
     }
     if data["start_design"]:
         tags[record.TAG_START_DESIGN] = "true"
-    needs = {
-        each.key: record.TAG_TEACHER_RUN if isinstance(each, TeacherSpec) else record.TAG_SCORES_RUN
-        for each in artifacts(config)
-        if isinstance(each, TeacherSpec | ScoresSpec)
-    }
     params = _params(spec.trial_params(context, config))
-    return Run(f"trial-{proposed.trial}", tags, params, needs)
+    return Run(f"trial-{proposed.trial}", tags, params, _needs(config))
 
 
 def shared_run(spec: SearchSpec, prepared: Event, cache: Path | None) -> Run | None:
@@ -122,6 +118,45 @@ def shared_run(spec: SearchSpec, prepared: Event, cache: Path | None) -> Run | N
         end=("FINISHED", end),
         file=cache / f"{key}.safetensors" if cache and kind is Kind.SCORES else None,
     )
+
+
+def student_run(spec: SearchSpec, context: Context, confirmed: Event) -> Run:
+    """A student of a confirmation that ended."""
+    data = confirmed.data
+    outcome, end = Outcome(data["outcome"]), ms(confirmed.time)
+    identity = f"{data['student']}/{data['attempt']}"
+    tags = {
+        record.TAG_KIND: Kind.CONFIRMATION,
+        record.TAG_SEARCH: spec.name,
+        record.TAG_STUDENT: identity,
+    }
+    if data["chosen"]:
+        tags[record.TAG_CHOSEN] = ",".join(data["chosen"])
+    end_tags = [RunTag(record.TAG_OUTCOME, outcome)]
+    if data["reason"]:
+        end_tags.append(RunTag(record.TAG_REASON, data["reason"]))
+    metrics = data["metrics"]
+    return Run(
+        f"confirmation-{identity}",
+        tags,
+        _params(student_params(spec, context, data["config"])),
+        _needs(TrialConfig.model_validate(data["config"])),
+        start_time=ms(confirmed.time - metrics.get(record.SECONDS, 0.0)),
+        metrics=[
+            Metric(name, value, end, int(metrics[record.EPOCH])) for name, value in metrics.items()
+        ],
+        end_tags=end_tags,
+        end=(_STATUS[outcome], end),
+    )
+
+
+def _needs(config: TrialConfig) -> dict[str, str]:
+    """Keys of the teacher and the scores that a training uses, with the tags of their runs."""
+    return {
+        each.key: record.TAG_TEACHER_RUN if isinstance(each, TeacherSpec) else record.TAG_SCORES_RUN
+        for each in artifacts(config)
+        if isinstance(each, TeacherSpec | ScoresSpec)
+    }
 
 
 def parent_params(spec: SearchSpec) -> list[Param]:

@@ -45,7 +45,7 @@ from trainables.config import (
     is_own,
 )
 from trainables.costs import forward_flops
-from trainables.record import OBJECTIVES, TRIAL_PARAMS
+from trainables.record import OBJECTIVES, SEEDS_OF_TRIALS, TRIAL_PARAMS
 from trainables.sizes import VIEWS, DatasetInfo, augmentation_of, count_kept, describe
 
 SAMPLERS = (
@@ -212,7 +212,7 @@ class Tune(Strict):
 class Seeds(Strict):
     """How many seeds each source of chance gets."""
 
-    trials: int = Field(3, ge=1)
+    trials: int = Field(3, ge=1, le=SEEDS_OF_TRIALS)
     """Seeds shared by all KD weights of a context."""
     teacher: int = Field(1, ge=1)
     """Teachers per architecture; trial seed s learns from teacher s modulo this number."""

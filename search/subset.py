@@ -10,7 +10,7 @@ from search.errors import KdcurveError
 from search.places import Places
 from search.space import SearchSpec
 from trainables import datasets
-from trainables.config import RidgeDataset
+from trainables.config import ImageDataset, RidgeDataset
 from trainables.pruning.select import kept_samples, lost_classes
 
 
@@ -22,6 +22,12 @@ class Subset:
     """Where the kept samples stand in the published training set, `[k]`, ascending."""
     lost_classes: int
     """Classes without a kept sample."""
+
+
+def require_samples(spec: SearchSpec) -> None:
+    """Refuse the closed-form problem, which has neither samples to name nor weights."""
+    if isinstance(spec.dataset, RidgeDataset):
+        raise KdcurveError(f"{spec.name} is about the closed-form problem, which has no samples")
 
 
 def export_subset(
@@ -41,8 +47,7 @@ def export_subset(
     Raises:
         KdcurveError: the search has no such method, or no samples that could be named.
     """
-    if isinstance(spec.dataset, RidgeDataset):
-        raise KdcurveError(f"{spec.name} is about the closed-form problem, which has no samples")
+    require_samples(spec)
     methods = dict.fromkeys([*(spec.contexts.method or ()), *(spec.tune.method or ())])
     if method not in methods:
         raise KdcurveError(
@@ -53,6 +58,7 @@ def export_subset(
     context = spec.context_list[0]
     chosen = {"kd_weight": 0.0, "teacher": (spec.contexts.teacher or spec.tune.teacher or [""])[0]}
     config = spec.trial_config(context, {**chosen, "method": method, "fraction": fraction}, seed)
+    assert isinstance(spec.dataset, ImageDataset)  # noqa: S101  (others were refused)
     splits = datasets.load(spec.dataset, places.cache)
     kept = kept_samples(config, splits, places.cache)
     assert splits.positions is not None  # noqa: S101  (`load` always says)

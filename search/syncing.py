@@ -11,6 +11,7 @@ from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from analysis.errors import AnalysisError
+from analysis.recorded import FILE
 from analysis.secrets import redacted
 from search.client import connect
 from search.errors import KdcurveError
@@ -139,7 +140,8 @@ def _answer(ledger: Ledger, places: Places, say: Callable[[str], None]) -> tuple
     halt = ledger.journal.milestones(ledger.search)[-1].number
     since = ledger.journal.events(ledger.search, after=halt)
     answered = any(event.kind is EventKind.ANSWER for event in since)
-    if answered and _report(ledger.search, places).is_file():
+    files = (_report(ledger.search, places), places.answers(ledger.search) / FILE)
+    if answered and all(file.is_file() for file in files):
         return False, None
     say("making the answers")
     try:

@@ -18,8 +18,8 @@ import tenacity
 from mlflow.tracking import MlflowClient
 
 from analysis.errors import AnalysisError
-from analysis.runs import require_server
 from analysis.secrets import redacted
+from analysis.server import require_server
 from search.errors import KdcurveError
 from search.journal import Journal, cause_of
 from search.mirror import (

@@ -73,6 +73,14 @@ def kdcurve(folder: Path, *arguments: str) -> Finished:
     return Finished(folder, done.stdout, done.stderr, done.returncode)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_users(tmp_path_factory) -> Iterator[None]:
+    """Tables of runs are cached in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, started for the first test that asks."""

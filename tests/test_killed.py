@@ -92,7 +92,7 @@ def facts(events: list[Event]) -> dict[str, object]:
         },
         "rungs": {(e.trial, e.data["epoch"]): e.data for e in events if e.kind is EventKind.RUNG},
         "outcomes": {e.trial: e.data for e in events if e.kind is EventKind.ENDED},
-        "answers": [e.data for e in events if e.kind is EventKind.ANSWER][-1],
+        "answers": [e.data["curve"] for e in events if e.kind is EventKind.ANSWER][-1],
     }
 
 

@@ -40,6 +40,11 @@ def trial_folder(checkpoints: Path, number: int) -> Path:
     return checkpoints / f"trial-{number}"
 
 
+def student_folder(checkpoints: Path, key: str) -> Path:
+    """The folder of a confirmation's student within its search's."""
+    return checkpoints / f"student-{key}"
+
+
 def save(folder: Path, epoch: int, state: dict[str, Any], reports: list[Metrics]) -> Path:
     """Write a checkpoint, then remove all others but the newest before it.
 

@@ -275,6 +275,10 @@ class TrialConfig(Strict):
     """Where the scores of a `file:` method lie; None leaves that to the method's own path."""
 
 
+_TEACHING = ("teacher_fraction", "temperature", "teacher_seed", "soft_labels", "teacher_file")
+"""What bears on nothing at KD weight 0, beside the teacher."""
+
+
 class DatasetSpec(Strict):
     """A data set in memory's form: downloaded, decoded and split."""
 
@@ -384,6 +388,14 @@ def artifacts(config: TrialConfig) -> list[Artifact]:
         if config.soft_labels != "online":
             needed.append(SoftLabelsSpec(teacher=teacher, all_views=config.soft_labels == "views"))
     return needed
+
+
+def student_key(config: TrialConfig) -> str:
+    """Name of a student by all that its training depends on; at KD weight 0 no teacher does."""
+    if config.kd_weight == 0.0:
+        untaught = {name: TrialConfig.model_fields[name].default for name in _TEACHING}
+        config = config.model_copy(update={**untaught, "teacher": ""})
+    return content_key(config)
 
 
 def teacher_spec(config: TrialConfig) -> TeacherSpec:

@@ -5,6 +5,7 @@ published training set is drawn if only a part is wanted, then a clean, stratifi
 split is set aside, and label noise comes upon what is left to train on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from trainables import cache
 from trainables.augment import AUGMENTATIONS, Images
-from trainables.config import ImageDataset, content_key, is_own, plain_name
+from trainables.config import ImageDataset, content_key, plain_name
 from trainables.seeds import derive
 from trainables.sizes import augmentation_of, count_kept, count_share, count_validation
 from trainables.sources import common
-from trainables.sources.common import DataError, Progress, Split
+from trainables.sources.common import Progress, Split
 from trainables.sources.known import find_source
 
 
@@ -30,11 +31,10 @@ class Source:
     """uint8 `[n, C, H, W]`."""
     labels: Tensor
     """int64 `[n]`, in 0..classes-1."""
-    test_images: Tensor
-    """uint8 `[t, C, H, W]`; empty if there is no test set, and answers are then not confirmed."""
-    test_labels: Tensor
-    """int64 `[t]`."""
     classes: int
+    test: Callable[[], tuple[Tensor, Tensor]] | None = None
+    """Reads the test set, uint8 `[t, C, H, W]` and int64 `[t]`. Only a confirmation calls it; None
+    if there is no test set, and answers can then not be confirmed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,21 +231,6 @@ def _split(config: ImageDataset, published: Published) -> Splits:
         augmentation=augmentation_of(config),
         positions=used[kept],
     )
-
-
-def load_test(
-    config: ImageDataset, cache_folder: Path | None = None, progress: Progress | None = None
-) -> tuple[Tensor, Tensor]:
-    """The test set, uint8 `[t, C, H, W]` and int64 `[t]`: for confirming answers only.
-
-    Raises:
-        DataError: there is none; or as for `load`.
-    """
-    images, labels, _ = read(config, "test", cache_folder, progress)
-    if not len(images):
-        where = "" if is_own(config.name) else f" ({config.test!r} in {common.root_of(config)})"
-        raise DataError(f"{config.name} has no test set{where}", "test")
-    return images, labels
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

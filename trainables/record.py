@@ -43,6 +43,8 @@ class Kind(StrEnum):
     """A child run: a teacher, made once and shared by trials."""
     SCORES = "scores"
     """A child run: pruning scores, made once and shared by trials."""
+    CONFIRMATION = "confirmation"
+    """A child run: one student trained afresh, and evaluated on the test set."""
 
 
 # Tags, of the experiment (schema, search) and of runs.
@@ -63,6 +65,11 @@ TAG_ARTIFACT = "kdcurve.artifact"
 TAG_TEACHER_RUN = "kdcurve.teacher_run"
 TAG_SCORES_RUN = "kdcurve.scores_run"
 """Ids of the runs of what a trial used."""
+TAG_STUDENT = "kdcurve.student"
+"""Key of a confirmation's student: what its training depends on, and the number of the try."""
+TAG_CHOSEN = "kdcurve.chosen"
+"""Of a confirmation's student: keys of the contexts whose answer it was trained to confirm,
+separated by commas; missing where it is what answers are compared with."""
 TAG_CONTEXT = "kdcurve.context"
 TAG_CONTEXT_LABEL = "kdcurve.context_label"
 TAG_OUTCOME = "kdcurve.outcome"
@@ -100,6 +107,11 @@ CONTEXT_PARAMS = (
 )
 """Parameters that may tell one context from another."""
 
+SEEDS_OF_TRIALS = 2**32
+"""Trials have seeds below it, the students of a confirmation from it on."""
+TEACHING_PARAMS = ("teacher", "teacher_fraction", "temperature", "teacher_seed")
+"""Parameters without a meaning at KD weight 0; a confirmation's student there lacks them."""
+
 # Metrics of a trial, one value per epoch (MLflow step = epoch, counted from 1).
 TRAIN_LOSS = "train_loss"
 TRAIN_CE = "train_ce"
@@ -130,6 +142,20 @@ KEPT_NOISY = "kept_noisy_share"
 MACHINE_METRICS = frozenset({SAMPLES_PER_S, SECONDS, PEAK_MEMORY_BYTES})
 """What depends on the machine and the moment: a repetition need not repeat it."""
 
+# Metrics of a confirmation's student, beside the last validation metrics of its training.
+TEST_ACCURACY = "test_accuracy"
+"""Share of test samples classified correctly, in [0, 1]."""
+TEST_NLL = "test_nll"
+"""Mean cross-entropy on the test set, in nats."""
+TEST_NLL_SCALED = "test_nll_scaled"
+"""The same at the temperature that was fitted on the validation split (`VAL_TEMPERATURE`)."""
+TEST_ECE = "test_ece"
+"""Expected calibration error on the test set, in [0, 1]."""
+TEST_R2 = "test_r2"
+"""Coefficient of determination on the population (ridge problem): `VAL_R2`, which is exact."""
+TEST_SCORES = {VAL_ACCURACY: TEST_ACCURACY, VAL_R2: TEST_R2}
+"""What an objective is called on the test set."""
+
 OBJECTIVES = {"classification": VAL_ACCURACY, "ridge": VAL_R2}
 """What a search maximises, by kind of problem."""
 
@@ -148,6 +174,11 @@ def logits_key(number: int) -> str:
 def curve_metric(method: str, teacher: str) -> str:
     """Name of the parent run's metric that holds the best KD weight (step = `curve_step`)."""
     return f"best_kd_weight/{method}/{teacher}"
+
+
+def confirmed_metric(method: str, teacher: str, over: int) -> str:
+    """Name of the parent run's metric that holds a gain on test, over KD weight 0 or 1."""
+    return f"test_gain_over_{over}/{method}/{teacher}"
 
 
 def curve_step(fraction: float) -> int:

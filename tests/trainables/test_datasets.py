@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainables import datasets, sizes
+from trainables import datasets, held_out, sizes
 from trainables.augment import AUGMENTATIONS
 from trainables.config import CLASSIFICATION_DATASETS, ImageDataset, RidgeDataset
 from trainables.sources.common import DataError
@@ -93,7 +93,7 @@ def test_label_noise_leaves_validation_and_split_as_they_are(noise):
 def test_training_validation_and_test_are_disjoint(subset):
     config = ImageDataset(name="digits", subset=subset)
     splits = datasets.load(config)
-    test_images, test_labels = datasets.load_test(config)
+    test_images, test_labels = held_out.load_test(config)
     parts = [_rows(splits.images), _rows(splits.val_images), _rows(test_images)]
     assert len(test_labels) == 360
     # Digits holds no two equal images, so disjoint rows mean disjoint samples.
@@ -102,8 +102,8 @@ def test_training_validation_and_test_are_disjoint(subset):
 
 
 def test_test_split_does_not_depend_on_the_configuration():
-    one, _ = datasets.load_test(ImageDataset(name="digits", seed=1, validation=0.3))
-    two, _ = datasets.load_test(ImageDataset(name="digits", seed=2, subset=0.1))
+    one, _ = held_out.load_test(ImageDataset(name="digits", seed=1, validation=0.3))
+    two, _ = held_out.load_test(ImageDataset(name="digits", seed=2, subset=0.1))
     assert torch.equal(one, two)
 
 

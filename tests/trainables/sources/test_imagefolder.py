@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables import datasets, sizes
+from trainables import datasets, held_out, sizes
 from trainables.config import ImageDataset
 from trainables.sources import pictures
 from trainables.sources.common import DataError
@@ -42,7 +42,7 @@ def test_classes_are_the_sorted_names_of_folders(root):
     assert train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     expected = np.asarray(Image.open(root / "train" / "bee" / "2.png")).transpose(2, 0, 1)
     assert np.array_equal(train.images[8].numpy(), expected)
-    assert datasets.load_test(_config(root))[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert held_out.load_test(_config(root))[1].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_described_sizes_are_the_loaded_sizes(root):
@@ -69,7 +69,7 @@ def test_grey_scale_stays_one_channel(root):
     train = datasets.read(_config(root), "train")
     assert train.images.shape == (18, 1, *SHAPE)
     assert sizes.describe(_config(root)).shape == (1, *SHAPE)
-    assert datasets.load_test(_config(root))[0].shape == (6, 1, *SHAPE)
+    assert held_out.load_test(_config(root))[0].shape == (6, 1, *SHAPE)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA"])
@@ -140,14 +140,14 @@ def test_missing_and_empty_folders_are_named(root, tmp_path):
 def test_a_class_of_the_test_set_alone_is_refused(root):
     _picture(root / "test" / "dog" / "0.png", 0)
     with pytest.raises(DataError, match=r"test/dog: no such class"):
-        datasets.load_test(_config(root))
+        held_out.load_test(_config(root))
 
 
 def test_without_test_pictures_a_search_can_run_and_its_confirmation_says_why_not(root):
     (root / "test").rename(root / "elsewhere")
     assert len(datasets.load(_config(root)).labels) == 16
     with pytest.raises(DataError, match="has no test set"):
-        datasets.load_test(_config(root))
+        held_out.load_test(_config(root))
 
 
 def test_decoded_pictures_are_cached_until_a_file_changes(root, tmp_path, monkeypatch):
@@ -165,15 +165,15 @@ def test_decoded_pictures_are_cached_until_a_file_changes(root, tmp_path, monkey
     monkeypatch.setattr(pictures, "decode", decode)
     datasets.read(config, "train", cached)
     datasets.read(_config(root, image_size=8), "train", cached)
-    datasets.load_test(config, cached)
+    held_out.load_test(config, cached)
     names = [path.name.rsplit("-", 1)[0] for path in cached.iterdir()]
     assert sorted(names) == ["images-imagefolder-test"] + 3 * ["images-imagefolder-train"]
 
 
 def test_a_new_training_class_renames_the_cached_test_labels(root, tmp_path):
-    assert datasets.load_test(_config(root), tmp_path)[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert held_out.load_test(_config(root), tmp_path)[1].tolist() == [0, 0, 1, 1, 2, 2]
     _picture(root / "train" / "aardvark" / "0.png", 0)
-    assert datasets.load_test(_config(root), tmp_path)[1].tolist() == [0, 0, 2, 2, 3, 3]
+    assert held_out.load_test(_config(root), tmp_path)[1].tolist() == [0, 0, 2, 2, 3, 3]
 
 
 def test_progress_is_told_about_a_hundred_times_and_to_the_end(tmp_path):

@@ -3,7 +3,7 @@ import textwrap
 
 import pytest
 
-from trainables import datasets, sizes
+from trainables import datasets, held_out, sizes
 from trainables.config import ImageDataset
 from trainables.parts import PATH_VARIABLE
 from trainables.sources.common import DataError
@@ -17,9 +17,8 @@ GOOD = """
         parts = {
             "images": torch.arange(20 * 12).to(torch.uint8).reshape(20, 3, 2, 2),
             "labels": torch.arange(20) % 4,
-            "test_images": torch.zeros(6, 3, 2, 2, dtype=torch.uint8),
-            "test_labels": torch.arange(6) % 4,
             "classes": 4,
+            "test": lambda: (torch.zeros(6, 3, 2, 2, dtype=torch.uint8), torch.arange(6) % 4),
         }
         return Source(**parts | changes)
 """
@@ -48,7 +47,7 @@ def test_a_users_function_is_split_like_any_source(own, tmp_path):
     assert len(splits.labels) == 18
     assert splits.shape == (3, 2, 2)
     assert splits.augmentation == "crop-flip"
-    assert datasets.load_test(config)[1].tolist() == [0, 1, 2, 3, 0, 1]
+    assert held_out.load_test(config)[1].tolist() == [0, 1, 2, 3, 0, 1]
     assert not (tmp_path / "cache").exists()
 
 
@@ -58,13 +57,10 @@ def test_a_users_function_reads_the_configuration(own):
 
 
 def test_no_test_set_is_allowed_until_it_is_asked_for(own):
-    config = own(
-        "return make(config, test_images=torch.empty(0, 3, 2, 2, dtype=torch.uint8), "
-        "test_labels=torch.empty(0, dtype=torch.int64))"
-    )
+    config = own("return make(config, test=None)")
     assert len(datasets.load(config).labels) == 18
     with pytest.raises(DataError, match=f"{config.name} has no test set"):
-        datasets.load_test(config)
+        held_out.load_test(config)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +82,7 @@ def test_no_test_set_is_allowed_until_it_is_asked_for(own):
             "return make(config, images=torch.zeros(20, 2, 2, dtype=torch.uint8))",
             r"uint8 \[n, C, H, W\], found uint8 \[20, 2, 2\]",
         ),
-        (
-            "return make(config, test_images=torch.zeros(6, 1, 2, 2, dtype=torch.uint8))",
-            r"test images are \[1, 2, 2\], training images \[3, 2, 2\]",
-        ),
-        (
-            "return make(config, test_labels=torch.full((6,), 9))",
-            "test set: sample 0 has label 9",
-        ),
+        ("return make(config, test=3)", "test must be a function or None, found a int"),
         (
             "return make(config, images=torch.empty(0, 3, 2, 2, dtype=torch.uint8), "
             "labels=torch.empty(0, dtype=torch.int64))",
@@ -107,6 +96,30 @@ def test_what_is_not_in_the_documented_form_is_refused_by_the_functions_name(own
         with pytest.raises(DataError, match=f"{config.name}.*{message}") as error:
             ask(config)
         assert error.value.key == "name"
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (
+            "(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6) % 4)",
+            r"test images are \[1, 2, 2\], training images \[3, 2, 2\]",
+        ),
+        (
+            "(torch.zeros(6, 3, 2, 2, dtype=torch.uint8), torch.full((6,), 9))",
+            "test set: sample 0 has label 9",
+        ),
+        ("1 / 0", r"test set failed: ZeroDivisionError\('division by zero'\)"),
+        ("3", "test set failed: TypeError"),
+    ],
+)
+def test_a_bad_test_set_troubles_nobody_until_it_is_asked_for(own, test, message):
+    config = own(f"return make(config, test=lambda: {test})")
+    assert sizes.describe(config).train_samples == 18
+    assert len(datasets.load(config).labels) == 18
+    with pytest.raises(DataError, match=f"{config.name}.*{message}") as error:
+        held_out.load_test(config)
+    assert error.value.key == "name"
 
 
 def test_a_function_that_does_not_exist_is_named():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables import datasets, sizes
+from trainables import datasets, held_out, sizes
 from trainables.config import ImageDataset
 from trainables.sources.common import DataError
 
@@ -50,7 +50,7 @@ def test_images_and_labels_are_read_from_hugging_faces_columns(tmp_path, image, 
     assert np.array_equal(train.images.numpy(), pixels.transpose(0, 3, 1, 2))
     assert train.labels.tolist() == LABELS
     assert train.classes == 3
-    images, labels = datasets.load_test(_config(tmp_path))
+    images, labels = held_out.load_test(_config(tmp_path))
     assert np.array_equal(images.numpy(), held_out.transpose(0, 3, 1, 2))
     assert labels.tolist() == [2, 1]
 
@@ -63,7 +63,7 @@ def test_shards_are_found_by_the_patterns_in_their_paths_and_joined_in_order(tmp
     both = np.concatenate([first, second]).transpose(0, 3, 1, 2)
     assert np.array_equal(train.images.numpy(), both)
     assert train.labels.tolist() == LABELS
-    assert datasets.load_test(_config(tmp_path, test="valid"))[1].tolist() == [1]
+    assert held_out.load_test(_config(tmp_path, test="valid"))[1].tolist() == [1]
 
 
 def test_described_sizes_are_the_loaded_sizes(tmp_path):
@@ -119,7 +119,7 @@ def test_labels_outside_the_classes_are_refused(tmp_path):
     _write(tmp_path / "train.parquet", LABELS)
     _write(tmp_path / "test.parquet", [0, -1])
     with pytest.raises(DataError, match=r"parquet, test set: sample 1 has label -1"):
-        datasets.load_test(_config(tmp_path))
+        held_out.load_test(_config(tmp_path))
     _write(tmp_path / "train.parquet", [0, None, 1])
     with pytest.raises(DataError, match="1 rows have no label"):
         datasets.load(_config(tmp_path))
@@ -150,7 +150,7 @@ def test_without_test_files_a_search_can_run_and_its_confirmation_says_why_not(t
     _write(tmp_path / "train.parquet", LABELS)
     assert len(datasets.load(_config(tmp_path)).labels) == 9
     with pytest.raises(DataError, match="has no test set"):
-        datasets.load_test(_config(tmp_path))
+        held_out.load_test(_config(tmp_path))
 
 
 def test_decoded_images_are_cached_until_a_file_changes(tmp_path):

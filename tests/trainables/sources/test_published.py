@@ -12,7 +12,7 @@ import scipy.io
 import torch
 import torchvision.datasets
 
-from trainables import datasets, sizes
+from trainables import datasets, held_out, sizes
 from trainables.config import ImageDataset
 from trainables.parts import PATH_VARIABLE
 from trainables.sources import cifar, fashion_mnist, svhn
@@ -48,7 +48,7 @@ def test_fashion_mnist_is_read_from_where_debian_and_torchvision_put_it(tmp_path
     assert np.array_equal(train.images[:, 0].numpy(), images["train"])
     assert train.labels.tolist() == [i % 10 for i in range(40)]
     assert train.labels.dtype == torch.int64
-    test_images, _ = datasets.load_test(config)
+    test_images, _ = held_out.load_test(config)
     assert np.array_equal(test_images[:, 0].numpy(), images["t10k"])
     assert datasets.load(config).augmentation == "crop-flip"
 
@@ -117,7 +117,7 @@ def test_cifar_is_read_from_its_pickled_batches(tmp_path, monkeypatch, classes):
     assert train.classes == classes
     assert np.array_equal(train.images.numpy(), written)
     assert train.labels.tolist()[:5] == [0, 1, 2, 3, classes - 1]
-    assert datasets.load_test(config)[0].shape == (5, 3, 32, 32)
+    assert held_out.load_test(config)[0].shape == (5, 3, 32, 32)
     assert datasets.load(config).augmentation == "crop-flip"
 
 
@@ -187,7 +187,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("ask", [sizes.describe, datasets.load, datasets.load_test])
+@pytest.mark.parametrize("ask", [sizes.describe, datasets.load, held_out.load_test])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_without_files_the_folder_is_named_and_the_way_to_get_them(tmp_path, name, ask):
     with pytest.raises(DataError, match=f"{tmp_path}.*`download: true`") as error:
