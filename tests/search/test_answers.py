@@ -27,7 +27,7 @@ NAME = "answered"
 def deliver(ledger, places):
     delivery = Delivery(ledger.journal, ledger.spec, places)
     delivery.start()
-    assert delivery.finish(60.0)
+    assert delivery.finish(300.0)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,7 @@ def test_what_an_older_version_recorded_is_computed(copied):
         lambda document: document.pop("attrs"),
         lambda document: document["attrs"].pop("level"),
         lambda document: document.update(format=99),
+        lambda document: document["attrs"].update(estimator="of another version"),
         lambda document: document.update(curve=[{"context": "x"}]),
         lambda document: document["curve"][0].update(kd_weight="much"),
     ],
