@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.comparison import compare, compare_schedules
     from analysis.curve import best, fit_curve
     from analysis.errors import AnalysisError
     from analysis.report import write_report
@@ -19,6 +20,8 @@ _HOMES = {
     "ExtrapolationWarning": "schedule",
     "Schedule": "schedule",
     "best": "curve",
+    "compare": "comparison",
+    "compare_schedules": "comparison",
     "fit_curve": "curve",
     "fit_schedule": "schedule",
     "load_runs": "runs",
@@ -31,6 +34,8 @@ __all__ = [
     "ExtrapolationWarning",
     "Schedule",
     "best",
+    "compare",
+    "compare_schedules",
     "fit_curve",
     "fit_schedule",
     "load_runs",
