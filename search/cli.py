@@ -125,7 +125,14 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Launch": (launch.search, launch.resume, launch.status, launch.list_),
+    "Launch": (
+        launch.search,
+        launch.resume,
+        cluster.attach,
+        cluster.stop,
+        launch.status,
+        launch.list_,
+    ),
     "Ask": (ask.best, ask.curve, ask.fit, ask.predict, ask.report, ask.subset),
     "Simulate": (simulate.simulate, simulate.table),
     "Upkeep": (upkeep.sync, upkeep.rerun, upkeep.clean, upkeep.delete),

@@ -28,6 +28,7 @@ from search.journal import EventKind, Journal, check_name
 from search.ledger import Ledger
 from search.places import Places
 from search.plan import settle
+from search.preflight import preflight
 from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
@@ -90,6 +91,7 @@ def run(
     places: Places | None = None,
     *,
     address: str | None = None,
+    look_first: bool = True,
     watcher: Watcher | None = None,
 ) -> SearchResult:
     """Run a new search to its end.
@@ -99,6 +101,7 @@ def run(
         places: where things live; ``./kdcurve-data`` by default.
         address: of a running Ray cluster; by default Ray is started on this machine,
             bound to the loopback interface, and stopped afterwards.
+        look_first: look at every machine of a cluster before anything is started on it.
         watcher: follows the progress.
 
     Raises:
@@ -122,7 +125,9 @@ def run(
         _stopping_cleanly(watcher),
     ):
         check_name(journal, spec.name)  # again, now that no other process can take it
-        concurrent = concurrent_trials(spec)
+        concurrent = concurrent_trials(spec, address, watcher.say)
+        if look_first:
+            preflight(spec, places, watcher.say, alone=address is not None)
         if notice:
             watcher.say(notice)
         ledger = Ledger(journal, spec.name, writer.append)
@@ -144,6 +149,7 @@ def resume(
     extended: SearchSpec | None = None,
     take_over: bool = False,
     address: str | None = None,
+    look_first: bool = True,
     watcher: Watcher | None = None,
 ) -> SearchResult:
     """Go on with a search that was interrupted; nothing that finished is repeated.
@@ -157,6 +163,7 @@ def resume(
             even if it was complete.
         take_over: break the lease of a process on another machine that is gone for good.
         address: of a running Ray cluster; by default Ray is started on this machine.
+        look_first: look at every machine of a cluster before anything is started on it.
         watcher: follows the progress.
 
     Raises:
@@ -183,7 +190,9 @@ def resume(
         connected(places.folder(name), address),
         _stopping_cleanly(watcher),
     ):
-        concurrent = concurrent_trials(spec)
+        concurrent = concurrent_trials(spec, address, watcher.say)
+        if look_first:
+            preflight(spec, places, watcher.say, alone=address is not None)
         if notice:
             watcher.say(notice)
         ledger = Ledger(journal, name, writer.append)
