@@ -1,11 +1,12 @@
 """The command `kdcurve`: its options, how it fails, and which commands it has."""
 
+import contextlib
 import functools
 import importlib.metadata
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from analysis.errors import AnalysisError
 from search import commands_ask as ask
+from search import commands_cluster as cluster
 from search import commands_confirm as test
 from search import commands_launch as launch
 from search import commands_simulate as simulate
@@ -83,19 +85,25 @@ _PLACES = {
 _PLACES_DEFAULTS = {"home": Path("kdcurve-data"), "verbose": False}
 
 
+@contextlib.contextmanager
+def _faults_in_one_line(verbose: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except (KdcurveError, AnalysisError) as error:
+        if verbose:
+            traceback.print_exc()
+        err.print(f"kdcurve: {error}", markup=False)
+        raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
 def _command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function: add the options for places, turn faults into one line."""
 
     @functools.wraps(function)
     def call(*, verbose: bool, **arguments: Any) -> None:
         chosen = {name: arguments.pop(name) for name in _PLACES if name != "verbose"}
-        try:
+        with _faults_in_one_line(verbose):
             function(places=Places.at(**chosen), verbose=verbose, **arguments)
-        except (KdcurveError, AnalysisError) as error:
-            if verbose:
-                traceback.print_exc()
-            err.print(f"kdcurve: {error}", markup=False)
-            raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
     own = [
         parameter
@@ -118,7 +126,14 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Launch": (launch.search, launch.resume, launch.status, launch.list_),
+    "Launch": (
+        launch.search,
+        launch.resume,
+        cluster.attach,
+        cluster.stop,
+        launch.status,
+        launch.list_,
+    ),
     "Ask": (ask.best, ask.compare, ask.curve, ask.fit, ask.predict, ask.report, ask.subset),
     "Test": (test.confirm, test.export),
     "Simulate": (simulate.simulate, simulate.table),
@@ -130,6 +145,11 @@ for _panel, _functions in _COMMANDS.items():
         _name = _function.__name__.rstrip("_")
         app.command(_name, rich_help_panel=_panel)(_command(_function))
 app.command(rich_help_panel="Launch")(launch.schema)
+_cluster = typer.Typer(no_args_is_help=True, context_settings=app.info.context_settings)
+_cluster.command()(_faults_in_one_line()(cluster.check))
+app.add_typer(
+    _cluster, name="cluster", help="Files of Ray's cluster launcher.", rich_help_panel="Launch"
+)
 
 
 def main() -> None:

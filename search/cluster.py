@@ -4,19 +4,29 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.autoscaler.sdk import request_resources
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from search.errors import KdcurveError
-from search.space import SearchSpec
+from search.space import Resources, SearchSpec
 from trainables.parts import PATH_VARIABLE
 
 PROBE_S = 5.0
 """How long a Ray cluster has to accept a connection."""
+MACHINE_S = 1200.0
+"""How long an autoscaler has to bring up a first machine, its set-up included."""
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""Where `ray up` leaves the cluster file on the head."""
+_ROUNDING = 1e-9
+"""Ten trials of 0.1 fit into 1, whatever floating point says."""
 _TUNE_SETTINGS = {
     # Its own loggers write three files per trial that the record makes superfluous.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -68,6 +78,8 @@ def _connect(folder: Path, address: str | None) -> None:
         # itself on a system where it forms no clusters; its constant is read at import.
         os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
         ray_constants.ENABLE_RAY_CLUSTER = False
+    # A cluster's machines know nothing of this process's environment.
+    there = {"runtime_env": {"env_vars": {PATH_VARIABLE: os.environ[PATH_VARIABLE]}}}
     local: dict[str, Any] = {
         "_node_ip_address": "127.0.0.1",
         "include_dashboard": False,
@@ -83,7 +95,7 @@ def _connect(folder: Path, address: str | None) -> None:
                 address=address,
                 logging_level=logging.WARNING,
                 log_to_driver=True,
-                **({} if address else local),
+                **(there if address else local),
             )
         except Exception as error:  # Ray raises a plain one if its own processes do not come up
             cause = str(error).strip().partition("\n")[0]
@@ -98,20 +110,85 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=PROBE_S).close()
 
 
-def concurrent_trials(spec: SearchSpec) -> int:
-    """Trials at a time: as asked for, or as many as fit.
+def concurrent_trials(
+    spec: SearchSpec, address: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> int:
+    """Trials at a time: as asked for, or as many as fit once all machines are up.
+
+    Where `ray up` started the cluster and no machine has room yet, one is asked for and awaited.
+
+    Args:
+        spec: the search.
+        address: of the cluster; None for a Ray that was started for this search.
+        say: takes note of a line.
 
     Raises:
         KdcurveError: not even one fits; it would wait for ever.
     """
-    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = int(available.get("CPU", 1) // spec.resources.cpu)
-    if spec.resources.gpu:
-        fits = min(fits, int(available.get("GPU", 0) / spec.resources.gpu))
-    if fits < 1:
+    later = _launched_by_ray_up() if address else {}
+    fits = _fits_now(spec.resources)
+    if not fits and fit_later(spec.resources, later):
+        fits = _await_machine(spec.resources, say)
+    if not fits:
+        available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         raise KdcurveError(
             f"resources: a trial asks for {spec.resources.cpu:g} CPUs and "
-            f"{spec.resources.gpu:g} GPUs, but Ray has {available.get('CPU', 0):g} and "
-            f"{available.get('GPU', 0):g}"
+            f"{spec.resources.gpu:g} GPUs of one machine, but Ray has "
+            f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}"
         )
-    return spec.resources.concurrent or fits
+    return spec.resources.concurrent or max(fits, fit_later(spec.resources, later))
+
+
+def fit(resources: Resources, offered: Mapping[str, float]) -> int:
+    """Trials that one machine has room for at a time."""
+    fits = int(offered.get("CPU", 0) / resources.cpu + _ROUNDING)
+    if resources.gpu:
+        fits = min(fits, int(offered.get("GPU", 0) / resources.gpu + _ROUNDING))
+    return fits
+
+
+def fit_later(resources: Resources, cluster: Mapping[str, Any]) -> int:
+    """Trials that fit once all workers are up that a cluster file allows.
+
+    Args:
+        resources: of a trial.
+        cluster: the file; empty for none.
+    """
+    left, fits = cluster.get("max_workers", 0), 0
+    kinds = [
+        (fit(resources, kind.get("resources", {})), kind.get("max_workers", left))
+        for name, kind in cluster.get("available_node_types", {}).items()
+        if name != cluster.get("head_node_type")
+    ]
+    for each, most in sorted(kinds, reverse=True):
+        number = min(most, left)
+        left, fits = left - number, fits + each * number
+    return fits
+
+
+def _fits_now(resources: Resources) -> int:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(fit(resources, node["Resources"]) for node in nodes if node["Alive"])
+
+
+def _launched_by_ray_up() -> dict[str, Any]:
+    """The cluster file that `ray up` left on the head, if this is one."""
+    try:
+        found = YAML(typ="safe", pure=True).load(_BOOTSTRAP.expanduser())
+    except (OSError, YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _await_machine(resources: Resources, say: Callable[[str], None]) -> int:
+    """Ask the autoscaler for room for a trial and wait for it; returns how many trials fit."""
+    say(f"no machine has room for a trial yet; one is asked for (up to {MACHINE_S / 60:.0f} min)")
+    deadline = time.monotonic() + MACHINE_S
+    wanted = {"CPU": resources.cpu, "GPU": resources.gpu}
+    request_resources(bundles=[{kind: amount for kind, amount in wanted.items() if amount}])
+    try:
+        while not (fits := _fits_now(resources)) and time.monotonic() < deadline:
+            time.sleep(2)
+    finally:
+        request_resources(bundles=[])  # else the machine would never be idle
+    return fits

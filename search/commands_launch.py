@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.commands_cluster import is_elsewhere, launch_resume, launch_search, there
 from search.errors import KdcurveError
-from search.options import Name, TakeOver
+from search.options import Address, Cluster, Name, NoPreflight, TakeOver, WorkingDir
 from search.places import Places
 from search.printing import (
     TFLOPS,
@@ -29,13 +30,8 @@ if TYPE_CHECKING:
     from search.ledger import Ledger
     from search.standing import Standing
 
-Address = Annotated[
-    str | None,
-    typer.Option(help="Address of a running Ray cluster; by default Ray starts on this machine."),
-]
 
-
-def search(
+def search(  # noqa: PLR0913, PLR0917  (the options of a command)
     file: Annotated[Path, typer.Argument(help="The search file (YAML).", show_default=False)],
     places: Places,
     verbose: bool,
@@ -48,11 +44,19 @@ def search(
     tflops: Annotated[
         float, typer.Option(min=1e-6, help="What a GPU sustains, for the plan's GPU hours.")
     ] = TFLOPS,
+    cluster: Cluster = None,
+    working_dir: WorkingDir = None,
+    no_preflight: NoPreflight = False,
 ) -> None:
     """Launch a search: validate the file, print the plan, run it, answer.
 
     Example: `kdcurve search configs/demo.yaml --name first-try`
     """
+    if is_elsewhere(address, cluster) and not dry_run:
+        options = (["--name", name] if name else []) + (["--smoke"] if smoke else [])
+        options += ["--no-preflight"] if no_preflight else []
+        launch_search(file, name, options, places, there(address, cluster), working_dir)
+        return
     from search.specfile import load_spec, shrink  # noqa: PLC0415  (each command loads its own)
 
     spec = load_spec(file, name)
@@ -71,7 +75,9 @@ def search(
         spec.name,
         places,
         verbose,
-        lambda watcher: launch.run(spec, places, address=address, watcher=watcher),
+        lambda watcher: launch.run(
+            spec, places, address=address, look_first=not no_preflight, watcher=watcher
+        ),
     )
 
 
@@ -86,7 +92,7 @@ def _refuse_taken(name: str, places: Places) -> None:
     check_name(journal, name)
 
 
-def resume(
+def resume(  # noqa: PLR0913, PLR0917  (the options of a command)
     name: Name,
     places: Places,
     verbose: bool,
@@ -96,11 +102,19 @@ def resume(
     ] = None,
     take_over: TakeOver = False,
     address: Address = None,
+    cluster: Cluster = None,
+    working_dir: WorkingDir = None,
+    no_preflight: NoPreflight = False,
 ) -> None:
     """Go on with a search that was interrupted, or extend it.
 
     Example: `kdcurve resume demo`
     """
+    if is_elsewhere(address, cluster):
+        options = ["--take-over"] if take_over else []
+        options += ["--no-preflight"] if no_preflight else []
+        launch_resume(name, file, options, places, there(address, cluster), working_dir)
+        return
     from search.specfile import load_spec  # noqa: PLC0415
     from search.standing import open_recorded  # noqa: PLC0415
 
@@ -118,6 +132,7 @@ def resume(
             extended=extended,
             take_over=take_over,
             address=address,
+            look_first=not no_preflight,
             watcher=watcher,
         ),
     )

@@ -28,6 +28,7 @@ from search.journal import EventKind, Journal, check_name
 from search.ledger import Ledger
 from search.places import Places
 from search.plan import settle
+from search.preflight import preflight
 from search.preparation import prepare_shared
 from search.publish import Answers, publish
 from search.recorder import Recorder
@@ -97,6 +98,7 @@ def run(
     places: Places | None = None,
     *,
     address: str | None = None,
+    look_first: bool = True,
     watcher: Watcher | None = None,
 ) -> SearchResult:
     """Run a new search to its end.
@@ -106,6 +108,7 @@ def run(
         places: where things live; ``./kdcurve-data`` by default.
         address: of a running Ray cluster; by default Ray is started on this machine,
             bound to the loopback interface, and stopped afterwards.
+        look_first: look at every machine of a cluster before anything is started on it.
         watcher: follows the progress.
 
     Raises:
@@ -129,7 +132,9 @@ def run(
         stopping_cleanly(watcher),
     ):
         check_name(journal, spec.name)  # again, now that no other process can take it
-        concurrent = concurrent_trials(spec)
+        concurrent = concurrent_trials(spec, address, watcher.say)
+        if look_first:
+            preflight(spec, places, watcher.say, alone=address is not None)
         if notice:
             watcher.say(notice)
         ledger = Ledger(journal, spec.name, writer.append)
@@ -151,6 +156,7 @@ def resume(
     extended: SearchSpec | None = None,
     take_over: bool = False,
     address: str | None = None,
+    look_first: bool = True,
     watcher: Watcher | None = None,
 ) -> SearchResult:
     """Go on with a search that was interrupted; nothing that finished is repeated.
@@ -164,6 +170,7 @@ def resume(
             even if it was complete.
         take_over: break the lease of a process on another machine that is gone for good.
         address: of a running Ray cluster; by default Ray is started on this machine.
+        look_first: look at every machine of a cluster before anything is started on it.
         watcher: follows the progress.
 
     Raises:
@@ -190,7 +197,9 @@ def resume(
         connected(places.folder(name), address),
         stopping_cleanly(watcher),
     ):
-        concurrent = concurrent_trials(spec)
+        concurrent = concurrent_trials(spec, address, watcher.say)
+        if look_first:
+            preflight(spec, places, watcher.say, alone=address is not None)
         if notice:
             watcher.say(notice)
         ledger = Ledger(journal, name, writer.append)

@@ -50,6 +50,15 @@ class Places:
             storage=Path(storage).expanduser().resolve() if storage else home,
         )
 
+    def named(self) -> dict[str, str]:
+        """The places that are not the default, by option (`home`, `tracking_uri`, ...)."""
+        usual = Places.at(self.home)
+        places = {} if self.home == Places.at().home else {"home": str(self.home)}
+        for name in ("record", "tracking_uri", "storage"):
+            if (where := getattr(self, name)) != getattr(usual, name):
+                places[name] = str(where)
+        return places
+
     @property
     def cache(self) -> Path:
         """Teachers and scores, made once and shared."""

@@ -77,12 +77,9 @@ def size_text(size_bytes: int) -> str:
 def next_command(verb: str, name: str, places: Places) -> str:
     """A command on a search, with every place that is not the default."""
     words = [program("kdcurve"), verb, name]
-    if places.home != Places.at().home:
-        words += ["--home", short_path(places.home)]
-    default = Places.at(places.home)
-    for place in ("record", "tracking_uri", "storage"):
-        if (where := getattr(places, place)) != getattr(default, place):
-            words += [f"--{place.replace('_', '-')}", redacted(str(where))]
+    for place, where in places.named().items():
+        shown = short_path(Path(where)) if place == "home" else redacted(where)
+        words += [f"--{place.replace('_', '-')}", shown]
     return shlex.join(words)
 
 

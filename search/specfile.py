@@ -91,6 +91,32 @@ def _parts(raw: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: the file.
+        what: to call it in messages.
+
+    Raises:
+        UsageError: it cannot be read, or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return YAML(typ="safe", pure=True).load(text)
+    except OSError as error:
+        raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text file in UTF-8") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = (error.problem or "").splitlines()[0]
+        raise UsageError(f"{path}: not valid YAML{where}: {problem}") from error
+    except YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+
+
 def load_spec(
     path: Path | str, name: str | None = None, counted: Mapping[str, Any] | None = None
 ) -> SearchSpec:
@@ -105,20 +131,7 @@ def load_spec(
         UsageError: the file cannot be read, is not YAML, or has faults (all of them listed).
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = YAML(typ="safe", pure=True).load(text)
-    except OSError as error:
-        raise UsageError(f"cannot read the search file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text file in UTF-8") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = (error.problem or "").splitlines()[0]
-        raise UsageError(f"{path}: not valid YAML{where}: {problem}") from error
-    except YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    raw = read_yaml(path, "search file")
     if counted is not None and isinstance(raw, dict):
         raw = {**raw, "counted": dict(counted)}
     return parse_spec(raw, str(path), name)

@@ -1,0 +1,258 @@
+"""The commands for clusters: check a cluster file, launch searches there, follow and stop them."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.errors import KdcurveError, UsageError
+from search.options import Address, Cluster, Name
+from search.places import Places
+from search.printing import out, program
+
+if TYPE_CHECKING:
+    from search import job
+    from search.space import SearchSpec
+
+TUNNELLED = "http://127.0.0.1:8265"
+"""Where `ray dashboard` puts a cluster."""
+_ANY_SIZE = {"train_samples": 10**9, "classes": 2, "shape": [3, 32, 32]}
+"""Stands for a data set that is on the cluster alone: no check of sizes fails."""
+
+
+@dataclass(frozen=True)
+class There:
+    """A cluster as the user named it."""
+
+    address: str
+    file: Path | None
+
+    @property
+    def option(self) -> str:
+        """The option that names it."""
+        return f"--cluster {self.file}" if self.file else f"--address {self.address}"
+
+
+def is_elsewhere(address: str | None, cluster: Path | None) -> bool:
+    """Whether a search is to become a job of a cluster."""
+    return cluster is not None or (address or "").startswith(("http://", "https://"))
+
+
+def there(address: str | None, cluster: Path | None) -> There:
+    """The cluster that options name; without any, the one at the end of a tunnel."""
+    if address and cluster:
+        raise UsageError("--address and --cluster name a cluster each; give one of them")
+    return There(address or TUNNELLED, cluster)
+
+
+@contextlib.contextmanager
+def _reached(cluster: There) -> Iterator["job.Cluster"]:
+    """The Jobs API of a cluster, through a tunnel if its file is all that is known."""
+    try:
+        from search import job  # noqa: PLC0415  (loads Ray)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"launching on a cluster needs {error.name}: pip install 'kdcurve[cluster]'"
+        ) from error
+    if cluster.file is None:
+        yield job.Cluster(cluster.address)
+        return
+    from search.tunnel import tunnel  # noqa: PLC0415
+
+    out.print(f"opening a tunnel to the head of {cluster.file}", markup=False)
+    with tunnel(cluster.file) as address:
+        yield job.Cluster(address)
+
+
+def launch_search(
+    file: Path,
+    name: str | None,
+    options: list[str],
+    places: Places,
+    cluster: There,
+    working_dir: Path | None,
+) -> None:
+    """Launch a search as a job; what needs its data is checked there.
+
+    Args:
+        file: the search file.
+        name: replaces the file's.
+        options: to pass on.
+        places: what is not the default there is passed on as well.
+        cluster: where to.
+        working_dir: folder to send along.
+    """
+    from search.specfile import load_spec, shrink  # noqa: PLC0415
+
+    spec = load_spec(file, name, _ANY_SIZE)
+    _require_own_parts(spec, working_dir)
+    search = shrink(spec).name if "--smoke" in options else spec.name
+    with _sent_along(file, working_dir) as (folder, sent):
+        _launch(search, ["search", sent, *options], folder, places, cluster)
+
+
+def launch_resume(
+    name: str,
+    file: Path | None,
+    options: list[str],
+    places: Places,
+    cluster: There,
+    working_dir: Path | None,
+) -> None:
+    """Go on with a search as a job; see `launch_search`."""
+    from search.specfile import load_spec  # noqa: PLC0415
+
+    if file is not None:
+        _require_own_parts(load_spec(file, name, _ANY_SIZE), working_dir)
+    with _sent_along(file, working_dir) as (folder, sent):
+        extended = ["--file", sent] if file else []
+        _launch(name, ["resume", name, *extended, *options], folder, places, cluster)
+
+
+def _require_own_parts(spec: "SearchSpec", working_dir: Path | None) -> None:
+    from search.job import own_parts  # noqa: PLC0415
+
+    own = sorted(set(own_parts(spec.model_dump(exclude_none=True))))
+    if own and working_dir is None:
+        raise UsageError(
+            f"the search file names parts of your own ({', '.join(own)}); --working-dir DIR sends "
+            "the folder with their modules along"
+        )
+
+
+@contextlib.contextmanager
+def _sent_along(file: Path | None, working_dir: Path | None) -> Iterator[tuple[Path, str]]:
+    """The folder to send along, and the search file's path in it."""
+    if working_dir is not None:
+        if not working_dir.is_dir():
+            raise UsageError(f"--working-dir {str(working_dir)!r}: there is no such folder")
+        folder = working_dir.resolve()
+        inside = file is None or file.resolve().is_relative_to(folder)
+        if not inside:
+            raise UsageError(f"--working-dir {str(working_dir)!r}: {file} does not lie in it")
+        yield folder, str(file.resolve().relative_to(folder)) if file else ""
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "README").write_text("What a search was launched with.\n")  # never empty
+        if file is not None:
+            shutil.copyfile(file, folder / "search.yaml")
+        yield folder, "search.yaml"
+
+
+def _launch(
+    search: str, arguments: list[str], folder: Path, places: Places, cluster: There
+) -> None:
+    variables = {f"KDCURVE_{name.upper()}": where for name, where in places.named().items()}
+    with _reached(cluster) as jobs:
+        job = jobs.submit(search, arguments, folder, variables)
+        _say(f"{search} runs on the cluster as job {job.id}; it goes on without this machine")
+        _follow(jobs, job, cluster, past=None)
+
+
+def attach(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    address: Address = None,
+    cluster: Cluster = None,
+) -> None:
+    """Follow a search that runs on a cluster; Ctrl-C leaves it running.
+
+    Example: `kdcurve attach demo --cluster cluster.yaml`
+    """
+    where = there(address, cluster)
+    with _reached(where) as jobs:
+        _follow(jobs, jobs.newest(name), where)
+
+
+def stop(
+    name: Name,
+    places: Places,
+    verbose: bool,
+    address: Address = None,
+    cluster: Cluster = None,
+) -> None:
+    """Stop a search on a cluster, cleanly: `kdcurve resume` goes on with it.
+
+    Example: `kdcurve stop demo --cluster cluster.yaml`
+    """
+    where = there(address, cluster)
+    with _reached(where) as jobs:
+        job = jobs.newest(name)
+        if job.ended:
+            _say(f"{name} is not running: {_outcome(job)}")
+            return
+        jobs.stop(job)
+        with _leaving(name, where):
+            job = jobs.follow(job, _show, past=0)
+        _say(f"{name} {_outcome(job)}. Go on with: {_command('resume', name, where)}")
+
+
+def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, past: int | None = 15) -> None:
+    """Show what a run prints until it ends, and end as it did."""
+    with _leaving(job.search, cluster):
+        job = jobs.follow(job, _show, past=past)
+    if job.exit_code == 0:
+        return
+    _say(f"Go on with: {_command('resume', job.search, cluster)}")
+    error = UsageError if job.exit_code == UsageError.exit_code else KdcurveError
+    raise error(f"{job.search} {_outcome(job)}")
+
+
+@contextlib.contextmanager
+def _leaving(name: str, cluster: There) -> Iterator[None]:
+    """Ctrl-C ends the following alone, and says how to come back."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(
+            f"\n{name} goes on without this machine.\n"
+            f"  follow it: {_command('attach', name, cluster)}\n"
+            f"  stop it:   {_command('stop', name, cluster)}"
+        )
+        raise typer.Exit from None
+
+
+def _outcome(job: "job.Job") -> str:
+    """How a run ended, in words."""
+    if job.exit_code is not None:
+        return f"ended with exit code {job.exit_code} on the cluster"
+    if job.status == "STOPPED":
+        return "was stopped"
+    cause = job.message.strip().splitlines()
+    return f"did not come to its end on the cluster{': ' + cause[0] if cause else ''}"
+
+
+def _command(verb: str, name: str, cluster: There) -> str:
+    return f"{program('kdcurve')} {verb} {name} {cluster.option}"
+
+
+def _say(text: str) -> None:
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def _show(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="The cluster file (YAML).", show_default=False)],
+) -> None:
+    """Check a file for `ray up`, all faults at once, before a machine is started.
+
+    Example: `kdcurve cluster check cluster.yaml`
+    """
+    from search.cluster_file import load_cluster, still_to_do  # noqa: PLC0415  (loads Ray)
+
+    left = still_to_do(load_cluster(file))
+    _say(f"{file}: no faults")
+    if left:
+        _say("Before ray up:")
+    for line in left:
+        _say(f"  {line}")
