@@ -43,8 +43,8 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         logits), `seconds` (of training), `start_time`, `end_time` (UTC). `attrs` holds
         `search`, `objective`, `tuned` (names), `kd_weight_range` (lowest and highest tuned; 0 is
         run besides), `state`, `ended_by` (the criterion that ended the search, in words, or
-        None), `early_stopping` (what that did, in words, or None), `parent_run_id` and
-        `tracking_uri` (without its password).
+        None), `early_stopping` (what that did, in words, or None), `git_commit` (of where the
+        search was planned, or None), `parent_run_id` and `tracking_uri` (without its password).
 
     Raises:
         AnalysisError: the store does not answer or does not exist, there is no such search,
@@ -54,6 +54,7 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
     with _one_line_errors(tracking_uri):
         # Here, not above: MLflow takes 1.5 s to import, and a wrong address should fail sooner.
         from mlflow.tracking import MlflowClient  # noqa: PLC0415
+        from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT  # noqa: PLC0415
 
         client = MlflowClient(tracking_uri=tracking_uri)
         where = redacted(tracking_uri)
@@ -82,6 +83,7 @@ def load_runs(name: str, tracking_uri: str) -> "pd.DataFrame":
         "state": state,
         "early_stopping": parent.data.tags.get(record.TAG_EARLY_STOPPING),
         "ended_by": parent.data.tags.get(record.TAG_REASON) if complete else None,
+        "git_commit": parent.data.tags.get(MLFLOW_GIT_COMMIT),
         "parent_run_id": parent.info.run_id,
         "tracking_uri": where,
     }

@@ -8,7 +8,8 @@ from analysis.curve import fit_curve
 from analysis.errors import AnalysisError
 from analysis.plots import save_figures
 from analysis.report import write_report
-from analysis.schedule import Schedule, fit_schedule
+from analysis.schedule import Schedule
+from analysis.scheduling import fit_schedule
 from search.frame import runs_frame
 from search.journal import EventKind
 from search.ledger import Ledger
@@ -42,7 +43,7 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     curve = fit_curve(runs)
     schedule, no_schedule = None, None
     try:
-        schedule = fit_schedule(curve, {"git_commit": ledger.plan.get("git_commit")})
+        schedule = fit_schedule(curve, runs)
     except AnalysisError as error:
         no_schedule = str(error)
     answers = Answers(
