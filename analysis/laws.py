@@ -3,7 +3,8 @@
 Needs NumPy alone and nothing of this package: a copy travels with registered models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,24 @@ LAWS: dict[str, Callable[..., Floats]] = {
 }
 """By family, the simplest first. Parameters are passed by name, as a schedule's file has them."""
 SIMPLEST = next(iter(LAWS))
+
+
+def band(knots: Mapping[str, Any] | None, fraction: Floats) -> tuple[Floats, Floats]:
+    """Low and high of a band, in the shape of the fractions.
+
+    Args:
+        knots: `fractions`, ascending, with `low` and `high`. Below them anything is possible.
+        fraction: where to evaluate. Without knots nothing is known (NaN).
+    """
+    if knots is None:
+        unknown = np.full(np.shape(fraction), np.nan)
+        return unknown, unknown
+    below = outside(fraction, knots["fractions"][0], 1.0)
+    low, high = (
+        interpolated(fraction, fractions=knots["fractions"], values=knots[end])
+        for end in ("low", "high")
+    )
+    return np.where(below, 0.0, low), np.where(below, 1.0, high)
 
 
 def outside(fraction: Floats, low: float, high: float) -> NDArray[np.bool_]:

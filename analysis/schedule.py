@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from analysis import laws
 from analysis.errors import AnalysisError, known
-from analysis.laws import LAWS, interpolated, outside
+from analysis.laws import LAWS, outside
 
 FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)
@@ -219,11 +220,8 @@ class Schedule(_Document):
                 f"the schedule for {law.method}, {law.teacher} has no band: it was fitted by an "
                 "earlier kdcurve; fit it again"
             )
-        knots = law.band.fractions
-        low = interpolated(fractions, fractions=knots, values=law.band.low)
-        high = interpolated(fractions, fractions=knots, values=law.band.high)
-        unknown = outside(fractions, knots[0], 1.0)
-        return _plain(np.where(unknown, 0.0, low)), _plain(np.where(unknown, 1.0, high))
+        low, high = laws.band(law.band.model_dump(), fractions)
+        return _plain(low), _plain(high)
 
     def table(
         self, fractions: Sequence[float], *, method: str | None = None, teacher: str | None = None

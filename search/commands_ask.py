@@ -126,6 +126,10 @@ def fit(
 
     if alias is not None and register is None:
         raise UsageError(f"--alias {alias}: there is no model to name; add --register MODEL")
+    if register is not None:
+        from search.registry import register_schedule, require_names  # noqa: PLC0415
+
+        require_names(register, alias)
     runs = load_runs(name, places.tracking_uri)
     curve = fit_curve(runs, estimator)
     began = time.perf_counter()
@@ -148,8 +152,6 @@ def fit(
     out.print(f"Family of laws: {schedule.choice}.", markup=False, soft_wrap=True)
     out.print(f"written: {out_file}", markup=False)
     if register is not None:
-        from search.registry import register_schedule  # noqa: PLC0415
-
         version = register_schedule(schedule, places, register, alias)
         uri = f"models:/{register}@{alias}" if alias else f"models:/{register}/{version}"
         out.print(f"registered: version {version} of {register}, {uri}", markup=False)
