@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from analysis.errors import AnalysisError
     from analysis.report import write_report
     from analysis.runs import load_runs
-    from analysis.schedule import ExtrapolationWarning, Schedule, fit_schedule, load_schedule
+    from analysis.schedule import ExtrapolationWarning, Schedule, load_schedule
+    from analysis.scheduling import fit_schedule
 
 _HOMES = {
     "AnalysisError": "errors",
@@ -23,7 +24,7 @@ _HOMES = {
     "compare": "comparison",
     "compare_schedules": "comparison",
     "fit_curve": "curve",
-    "fit_schedule": "schedule",
+    "fit_schedule": "scheduling",
     "load_runs": "runs",
     "load_schedule": "schedule",
     "write_report": "report",

@@ -269,6 +269,14 @@ def usable(runs: "pd.DataFrame") -> "pd.Series[bool]":
     return entering
 
 
+def trials_of(runs: "pd.DataFrame") -> dict[Hashable, Trials]:
+    """The complete trials of every context, as estimators take them."""
+    return {
+        context: _arrays(trials[usable(trials)], runs.attrs)
+        for context, trials in runs.groupby("context", sort=False)
+    }
+
+
 def _answers(
     groups: Mapping[Hashable, "pd.DataFrame"],
     search: Mapping[Hashable, Any],

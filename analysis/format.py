@@ -1,6 +1,6 @@
 """How numbers are written, in the terminal and in the report alike."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from trainables.record import VAL_ACCURACY, VAL_R2, Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.schedule import Law
+    from analysis.schedule import KnotsLaw, LineLaw, Schedule
 
 MISSING = "–"
 MINUS = "−"
@@ -92,10 +92,12 @@ def score_text(objective: str, value: float, low: float = np.nan, high: float = 
     return with_interval(scale * value, scale * low, scale * high, spec)
 
 
-def gain_text(objective: str, value: float, low: float = np.nan, high: float = np.nan) -> str:
+def gain_text(
+    objective: str, value: float, low: float = np.nan, high: float = np.nan, *, digits: int = 1
+) -> str:
     """A difference of scores with its interval and sign: accuracies in points."""
     scale = score_scale(objective)
-    spec = "+.1f" if is_share(objective) else "+.4f"
+    spec = f"+.{digits}f" if is_share(objective) else "+.4f"
     return with_interval(scale * value, scale * low, scale * high, spec)
 
 
@@ -245,11 +247,81 @@ def outcome_table(runs: "pd.DataFrame") -> Table:
     return Table(columns, tuple(rows))
 
 
-def law_text(law: "Law") -> str:
+def schedule_table(schedule: "Schedule") -> Table:
+    """The laws of a schedule with the range each was fitted on."""
+    columns = (
+        Column("method", "left"),
+        Column("teacher", "left"),
+        Column("KD weight at kept fraction f", "left"),
+        Column("fitted on"),
+        Column("answers"),
+    )
+    rows = []
+    for law in schedule.laws:
+        low, high = law.range
+        span = f"{fraction_text(low)} to {fraction_text(high)}"
+        rows.append((law.method, law.teacher, law_text(law), span, str(len(law.points))))
+    return Table(columns, tuple(rows))
+
+
+def prediction_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """KD weights with their bands, what is extrapolated marked.
+
+    Args:
+        rows: from `Schedule.table`.
+    """
+    columns = (Column("data kept"), Column("KD weight"), Column("", "left"))
+    texts = []
+    for row in rows:
+        ends = [np.nan if row[end] is None else row[end] for end in ("low", "high")]
+        weight = with_interval(row["kd_weight"], *ends, ".3f")
+        texts.append((fraction_text(row["fraction"]), weight, "extrapolated" * row["extrapolated"]))
+    return Table(columns, tuple(texts))
+
+
+def family_table(schedule: "Schedule") -> Table:
+    """What each family lost at fractions that it was not shown; no rows if none was compared."""
+    from analysis.choice import compare  # noqa: PLC0415  (scipy, only where it is asked for)
+
+    objective = str(schedule.provenance.get("objective"))
+    unit = " (points)" if is_share(objective) else ""
+    compared = compare(schedule.held_out)
+    inside, ends = (compared[0].n_inside, compared[0].n_ends) if compared else (0, 0)
+    columns = (
+        Column("family", "left"),
+        Column(f"lost inside the range{unit}, mean of {inside}"),
+        Column("less the simplest family's"),
+        Column(f"lost past its ends{unit}, mean of {ends}"),
+        Column("", "left"),
+    )
+    used = {law.family for law in schedule.laws}
+    rows = []
+    for each in compared:
+        error = f" ± {loss_text(objective, each.error)}" if np.isfinite(each.error) else ""
+        simplest = each is compared[0]
+        rows.append(
+            (
+                each.family,
+                loss_text(objective, each.inside),
+                "" if simplest else gain_text(objective, each.difference, digits=2) + error,
+                loss_text(objective, each.ends),
+                "used" if each.family in used else "",
+            )
+        )
+    return Table(columns, tuple(rows))
+
+
+def law_text(law: "LineLaw | KnotsLaw") -> str:
     """A schedule's formula in f, the kept fraction: `clip(0.12 − 0.31 ln f, 0, 1)`."""
-    sign = MINUS if law.slope < 0 else "+"
-    intercept = f"{law.intercept:.3f}".replace("-", MINUS)
-    return f"clip({intercept} {sign} {abs(law.slope):.3f} ln f, 0, 1)"
+    if law.family == "isotonic":
+        knots = zip(law.parameters.fractions, law.parameters.values, strict=True)
+        return "between " + ", ".join(f"{w:.2f} at {fraction_text(f)}" for f, w in knots)
+    if law.family == "surface":
+        return "the maximum of the surface"
+    slope = law.parameters.slope
+    intercept = f"{law.parameters.intercept:.3f}".replace("-", MINUS)
+    line = f"{intercept} {MINUS if slope < 0 else '+'} {abs(slope):.3f} ln f"
+    return f"clip({line}, 0, 1)" if law.family == "clipped-log-linear" else f"logistic({line})"
 
 
 def _estimate(row: Mapping[Hashable, Any], name: str) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ score's.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -16,7 +17,7 @@ from scipy.special import stdtrit
 from analysis.estimators import TEMPERATURES, Answer, Trials, lacking, with_effect
 from analysis.optimum import FREEDOM, SCORE_SCALE, find_optimum, find_worth
 from analysis.settings import Floats, Ints, Observations, Settings
-from analysis.signal import ACCURACY, choose_signal, heeding, scores_of
+from analysis.signal import ACCURACY, Choice, choose_signal, heeding, scores_of
 from analysis.surface import Surface, condition, fit, learn, unit_of
 
 LEAST_TRIALS = 5
@@ -45,7 +46,6 @@ def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
     """
     contexts = [_thinned(trials) for trials in contexts]
     reasons = [lacking(trials) for trials in contexts]
-    filled = [i for i, trials in enumerate(contexts) if len(trials.score)]
     total = sum(len(trials.score) for trials in contexts)
     if total < LEAST_TRIALS:
         few = f"needs {LEAST_TRIALS} complete trials, has {total}"
@@ -53,7 +53,36 @@ def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
     answers = [Answer(reason) for reason in reasons]
     if all(reasons):
         return answers
-    codes = _Codes()
+    pooled = pool(contexts)
+    scored = list(_surfaces(pooled.scored))
+    learnt = scored if pooled.learnt is pooled.scored else list(_surfaces(pooled.learnt))
+    for (indices, fitted), (_, reported) in zip(learnt, scored, strict=True):
+        for i in indices.tolist():
+            if reasons[i] is None:
+                answer = _answer(fitted, reported, pooled.codes, i, contexts[i], level)
+                answers[i] = replace(answer, signal=pooled.choice.sentence)
+    return answers
+
+
+class Pooled(NamedTuple):
+    """The trials of all contexts, as a surface takes them."""
+
+    codes: "Codes"
+    scored: Observations
+    """The scores; the index of a context is its position."""
+    learnt: Observations
+    """What KD weights are learned from: the same object, or the likelihoods as scores."""
+    choice: Choice
+
+
+def pool(contexts: Sequence[Trials]) -> Pooled:
+    """Put the trials of all contexts together and choose what KD weights are learned from.
+
+    Args:
+        contexts: at least one of them has a trial.
+    """
+    codes = Codes()
+    filled = [i for i, trials in enumerate(contexts) if len(trials.score)]
     observed = Observations(
         Settings.concatenate([codes.settings(i, contexts[i]) for i in filled]),
         np.concatenate([contexts[i].score for i in filled]),
@@ -61,14 +90,8 @@ def surface(contexts: Sequence[Trials], level: float) -> list[Answer]:
     )
     nll = np.concatenate([_likelihood(contexts[i]) for i in filled])
     choice = choose_signal(scores_of(observed), nll)
-    scored = list(_surfaces(observed))
-    learnt = scored if choice.name == ACCURACY else list(_surfaces(heeding(observed, nll)))
-    for (indices, fitted), (_, reported) in zip(learnt, scored, strict=True):
-        for i in indices.tolist():
-            if reasons[i] is None:
-                answer = _answer(fitted, reported, codes, i, contexts[i], level)
-                answers[i] = replace(answer, signal=choice.sentence)
-    return answers
+    learnt = observed if choice.name == ACCURACY else heeding(observed, nll)
+    return Pooled(codes, observed, learnt, choice)
 
 
 def _thinned(trials: Trials) -> Trials:
@@ -110,7 +133,7 @@ def _surfaces(observed: Observations) -> Iterator[tuple[Ints, Surface]]:
         yield mine, condition(part, theta, unit)
 
 
-class _Codes:
+class Codes:
     """Numbers for names, as the surface takes them."""
 
     def __init__(self) -> None:
@@ -158,9 +181,9 @@ class _Codes:
 
 
 def _answer(
-    fitted: Surface, scored: Surface, codes: _Codes, index: int, trials: Trials, level: float
+    fitted: Surface, scored: Surface, codes: Codes, index: int, trials: Trials, level: float
 ) -> Answer:
-    values, options = _options(trials)
+    values, options = options_of(trials)
     optimum = find_optimum(
         fitted, codes.settings(index, trials, values), trials.kd_weight_range, level
     )
@@ -178,7 +201,7 @@ def _answer(
     )
 
 
-def _options(trials: Trials) -> tuple[dict[str, list[object]], list[dict[str, object]]]:
+def options_of(trials: Trials) -> tuple[dict[str, list[object]], list[dict[str, object]]]:
     """The combinations of the other tuned values to choose from: as columns, and one by one."""
     tried: dict[str, list[object]] = {}
     for name, column in trials.others.items():

@@ -50,7 +50,7 @@ def plot_kd_weight(curve: "pd.DataFrame", schedule: "Schedule | None" = None) ->
 
     Args:
         curve: from `fit_curve`.
-        schedule: its line is drawn over the range it was fitted on.
+        schedule: its line and band are drawn over the range it was fitted on.
     """
     figure, panels = _panels(curve, "best KD weight")
     for title, axes, rows in panels:
@@ -60,11 +60,14 @@ def plot_kd_weight(curve: "pd.DataFrame", schedule: "Schedule | None" = None) ->
                 if (law.method, law.teacher) == (title, teacher):
                     low, high = law.range
                     fractions = np.geomspace(low, high, 101)
-                    weights = np.clip(law.intercept + law.slope * np.log(fractions), 0, 1)
+                    named = {"method": law.method, "teacher": law.teacher}
                     color, style = COLORS[k % len(COLORS)], LINES[k % len(LINES)]
-                    axes.plot(fractions, weights, style, color=color, lw=1.6)
+                    axes.plot(fractions, schedule(fractions, **named), style, color=color, lw=1.6)
+                    if law.band is not None:
+                        band = schedule.band(fractions, **named)
+                        axes.fill_between(fractions, *band, color=color, alpha=0.12, lw=0)
         axes.set_ylim(-0.04, 1.04)
-    lines = ", schedule (lines)" if schedule else ""
+    lines = ", schedule (lines) and its bands" if schedule else ""
     figure.suptitle(f"Best KD weight with {_level(curve)} intervals{lines}")
     return _finished(figure, panels)
 

@@ -11,13 +11,11 @@ from markupsafe import Markup
 
 from analysis.confirmation import confirmation_section
 from analysis.format import (
-    Column,
-    Table,
     curve_table,
-    fraction_text,
+    family_table,
     heading,
-    law_text,
     outcome_table,
+    schedule_table,
     score_title,
     value_text,
 )
@@ -31,7 +29,8 @@ if TYPE_CHECKING:
 CAPTIONS = {
     "kd_weight": (
         "The KD weight to use against the training data kept. Points are the answers with "
-        "their intervals; lines are the fitted schedule, over the range it was fitted on."
+        "their intervals; lines are the fitted schedule with its bands, over the range it was "
+        "fitted on."
     ),
     "accuracy": (
         "The estimated score at the best KD weight, and without distillation "
@@ -110,6 +109,8 @@ def write_report(
         outcomes=outcome_table(runs),
         trials=len(runs),
         schedule=schedule_table(schedule) if schedule else None,
+        families=family_table(schedule) if schedule and schedule.held_out else None,
+        choice=schedule.choice if schedule else "",
         left_out=schedule.left_out if schedule else (),
         figures=figures,
         provenance=_provenance(runs, curve, provenance or {}),
@@ -118,23 +119,6 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def schedule_table(schedule: "Schedule") -> Table:
-    """The formulas of a schedule with the range each was fitted on."""
-    columns = (
-        Column("method", "left"),
-        Column("teacher", "left"),
-        Column("KD weight at kept fraction f", "left"),
-        Column("fitted on"),
-        Column("answers"),
-    )
-    rows = []
-    for law in schedule.laws:
-        low, high = law.range
-        span = f"{fraction_text(low)} to {fraction_text(high)}"
-        rows.append((law.method, law.teacher, law_text(law), span, str(len(law.points))))
-    return Table(columns, tuple(rows))
 
 
 def _fixed(curve: "pd.DataFrame") -> dict[str, str]:

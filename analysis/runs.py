@@ -42,9 +42,10 @@ def load_runs(
         in [0, 1], `budget_epochs` in epochs, `kept_samples` in samples. `attrs` holds
         `search`, `objective`, `tuned` (names), `kd_weight_range` (lowest and highest tuned; 0 is
         run besides), `state`, `ended_by` (the criterion that ended the search, in words, or
-        None), `early_stopping` (what that did, in words, or None), `parent_run_id` and
-        `tracking_uri` (without its password). Of several searches the column `search` comes
-        first, and `attrs` holds `searches`: what they would hold of each, by name.
+        None), `early_stopping` (what that did, in words, or None), `git_commit` (of where the
+        search was planned, or None), `parent_run_id` and `tracking_uri` (without its password). Of
+        several searches the column `search` comes first, and `attrs` holds `searches`: what they
+        would hold of each, by name.
 
     Raises:
         AnalysisError: the store does not answer or does not exist, there is no such search,
@@ -115,6 +116,8 @@ def find_parent(client: "MlflowClient", name: str) -> tuple["Experiment", "Run"]
 
 def parent_attrs(name: str, parent: "Run", tracking_uri: str) -> dict[Hashable, Any]:
     """What a search's parent run says of it: the `attrs` of `load_runs`."""
+    from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT  # noqa: PLC0415  (with all of MLflow)
+
     tags = parent.data.tags
     complete = tags.get(record.TAG_STATE) == record.SearchState.COMPLETE
     return {
@@ -126,6 +129,7 @@ def parent_attrs(name: str, parent: "Run", tracking_uri: str) -> dict[Hashable, 
         "early_stopping": tags.get(record.TAG_EARLY_STOPPING),
         # Of a search that goes on it is the reason of an earlier halt.
         "ended_by": tags.get(record.TAG_REASON) if complete else None,
+        "git_commit": tags.get(MLFLOW_GIT_COMMIT),
         "parent_run_id": parent.info.run_id,
         "tracking_uri": redacted(tracking_uri),
     }

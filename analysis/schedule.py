@@ -1,37 +1,35 @@
-"""Schedules: a pure function fraction → KD weight, fitted, saved as JSON, loaded and applied.
+"""Schedules: a pure function fraction → KD weight, saved as JSON, loaded and applied.
 
 Applying a schedule needs NumPy and pydantic only: a training script can load one without
-MLflow, Ray, torch or pandas.
+MLflow, Ray, torch, pandas or scipy. `scheduling` fits them.
 """
 
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
+from typing import Annotated, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from analysis import laws
 from analysis.errors import AnalysisError, known
+from analysis.laws import LAWS, outside
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)
 MIN_FRACTIONS = 2
 """Fractions with an answer that a line through them needs."""
-MIN_WIDTH = 0.02
-"""Narrowest interval that a weight is computed from: an exact point must not rule alone."""
 MAX_NAMED = 5
 """Fractions that a warning names."""
-TUNED = "tuned"
-"""Stands for the method or teacher where the search chose it instead of keeping it apart."""
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1.0)]
+Floats = NDArray[np.float64]
 
 
 class ExtrapolationWarning(UserWarning):
@@ -51,20 +49,76 @@ class Point(_Document):
     high: Weight
 
 
-class Law(_Document):
-    """kd_weight = clip(intercept + slope · ln(fraction), 0, 1), for one method and teacher."""
+class Line(_Document):
+    """a and b of a + b ln f."""
 
-    method: str
-    teacher: str
     intercept: float
     slope: float
+
+
+class Knots(_Document):
+    """Values at ascending fractions, to be joined by straight lines in ln f."""
+
+    fractions: tuple[Fraction, ...] = Field(min_length=1)
+    values: tuple[Weight, ...]
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        _require_knots(self.fractions, self.values)
+        return self
+
+
+class Band(_Document):
+    """Between what the best KD weight is expected to lie: knots, as in `Knots`.
+
+    Below the lowest knot anything is possible.
+    """
+
+    level: float = Field(gt=0.0, lt=1.0)
+    fractions: tuple[Fraction, ...] = Field(min_length=1)
+    low: tuple[Weight, ...]
+    high: tuple[Weight, ...]
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        _require_knots(self.fractions, self.low)
+        _require_knots(self.fractions, self.high)
+        return self
+
+
+class _Law(_Document):
+    method: str
+    teacher: str
     points: tuple[Point, ...] = Field(min_length=MIN_FRACTIONS)
+    band: Band | None = None
 
     @property
     def range(self) -> tuple[float, float]:
         """Smallest and largest fraction it was fitted on."""
         fractions = [point.fraction for point in self.points]
         return min(fractions), max(fractions)
+
+
+class LineLaw(_Law):
+    """A formula in ln f, for one method and teacher."""
+
+    family: Literal["clipped-log-linear", "logistic"]
+    parameters: Line
+
+
+class KnotsLaw(_Law):
+    """KD weights to interpolate between, for one method and teacher."""
+
+    family: Literal["isotonic", "surface"]
+    parameters: Knots
+
+
+Law = Annotated[LineLaw | KnotsLaw, Field(discriminator="family")]
+
+
+def evaluate(law: LineLaw | KnotsLaw, fractions: Floats) -> Floats:
+    """The KD weights of a law, in the shape of the fractions, without any warning."""
+    return LAWS[law.family](fractions, **law.parameters.model_dump())
 
 
 class LeftOut(_Document):
@@ -75,12 +129,28 @@ class LeftOut(_Document):
     reason: str
 
 
+class HeldOut(_Document):
+    """What each family would have lost at a fraction whose trials it was not shown."""
+
+    method: str
+    teacher: str
+    fraction: Fraction
+    inside: bool
+    """Whether there were smaller and larger fractions to learn from; else it is extrapolation."""
+    kd_weight: dict[str, Weight]
+    """Of each family."""
+    lost: dict[str, float]
+    """Score lost against the best KD weight there, by the estimate from all trials."""
+
+
 class Schedule(_Document):
     """A fitted function fraction → KD weight, one law per method and teacher."""
 
-    format_version: Literal[1] = 1
-    kind: Literal["clipped-log-linear"] = "clipped-log-linear"
+    format_version: Literal[2] = 2
     laws: tuple[Law, ...] = Field(min_length=1)
+    choice: str = ""
+    """How the family was chosen, in words."""
+    held_out: tuple[HeldOut, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, JsonValue] = {}
 
@@ -91,10 +161,10 @@ class Schedule(_Document):
     @overload
     def __call__(
         self, fraction: ArrayLike, *, method: str | None = None, teacher: str | None = None
-    ) -> float | NDArray[np.float64]: ...
+    ) -> float | Floats: ...
     def __call__(
         self, fraction: ArrayLike, *, method: str | None = None, teacher: str | None = None
-    ) -> float | NDArray[np.float64]:
+    ) -> float | Floats:
         """The KD weight to use.
 
         Args:
@@ -113,10 +183,10 @@ class Schedule(_Document):
         """
         law = self.law(method, teacher)
         fractions = _fractions(fraction)
-        outside = fractions[~np.asarray(self.covers(fractions, method=method, teacher=teacher))]
-        if outside.size:
+        beyond = fractions[outside(fractions, *law.range)]
+        if beyond.size:
             low, high = law.range
-            asked = [f"{each:g}" for each in np.unique(outside)]
+            asked = [f"{each:g}" for each in np.unique(beyond)]
             named = known(asked[:MAX_NAMED]) + (", …" if len(asked) > MAX_NAMED else "")
             warnings.warn(
                 f"fraction {named} outside [{low:g}, {high:g}], on which the schedule for "
@@ -124,8 +194,69 @@ class Schedule(_Document):
                 ExtrapolationWarning,
                 stacklevel=2,
             )
-        weights = _law(law.intercept, law.slope, fractions)
-        return float(weights) if weights.ndim == 0 else weights
+        return _plain(evaluate(law, fractions))
+
+    def band(
+        self, fraction: ArrayLike, *, method: str | None = None, teacher: str | None = None
+    ) -> tuple[float | Floats, float | Floats]:
+        """Between what the best KD weight is expected to lie, at the level in `law(...).band`.
+
+        Args:
+            fraction: as for `__call__`; outside the range fitted on there is no warning, but
+                the band is wide.
+            method: likewise.
+            teacher: likewise.
+
+        Returns:
+            Low and high, in [0, 1], each of the shape of `fraction`.
+
+        Raises:
+            AnalysisError: as `__call__`, or the schedule is of format 1, which has no bands.
+        """
+        law = self.law(method, teacher)
+        fractions = _fractions(fraction)
+        if law.band is None:
+            raise AnalysisError(
+                f"the schedule for {law.method}, {law.teacher} has no band: it was fitted by an "
+                "earlier kdcurve; fit it again"
+            )
+        low, high = laws.band(law.band.model_dump(), fractions)
+        return _plain(low), _plain(high)
+
+    def table(
+        self, fractions: Sequence[float], *, method: str | None = None, teacher: str | None = None
+    ) -> list[dict[str, Any]]:
+        """A row per fraction, as plain values.
+
+        Returns:
+            `fraction`, `method`, `teacher`, `kd_weight`, `low` and `high` of the band (None
+            where there is none) and `extrapolated`, whether the fraction lies outside the range
+            fitted on.
+
+        Raises:
+            AnalysisError: as `__call__`, which also warns.
+        """
+        law = self.law(method, teacher)
+        named = {"method": law.method, "teacher": law.teacher}
+        weights = self(fractions, **named)
+        inside = self.covers(fractions, **named)
+        ends: Any = (
+            ([None] * len(fractions),) * 2
+            if law.band is None
+            else [np.asarray(end).tolist() for end in self.band(fractions, **named)]
+        )
+        columns = (fractions, np.asarray(weights).tolist(), *ends, np.asarray(inside).tolist())
+        return [
+            {
+                "fraction": fraction,
+                **named,
+                "kd_weight": weight,
+                "low": low,
+                "high": high,
+                "extrapolated": not covered,
+            }
+            for fraction, weight, low, high, covered in zip(*columns, strict=True)
+        ]
 
     def covers(
         self, fraction: ArrayLike, *, method: str | None = None, teacher: str | None = None
@@ -135,13 +266,10 @@ class Schedule(_Document):
         Raises:
             AnalysisError: as `__call__`.
         """
-        fractions = _fractions(fraction)
-        low, high = self.law(method, teacher).range
-        slack = 1e-9  # 0.1 that went through text and back is still 0.1
-        inside = (fractions >= low * (1 - slack)) & (fractions <= high * (1 + slack))
+        inside = ~outside(_fractions(fraction), *self.law(method, teacher).range)
         return bool(inside) if np.ndim(inside) == 0 else np.asarray(inside)
 
-    def law(self, method: str | None = None, teacher: str | None = None) -> Law:
+    def law(self, method: str | None = None, teacher: str | None = None) -> LineLaw | KnotsLaw:
         """The law of a method and teacher.
 
         Raises:
@@ -178,7 +306,7 @@ class Schedule(_Document):
 
 
 def load_schedule(path: str | Path) -> Schedule:
-    """Read a schedule that `Schedule.save` wrote.
+    """Read a schedule that `Schedule.save` wrote, also one of format 1 (which has no bands).
 
     Raises:
         AnalysisError: no such file, damaged, of another version, or a key missing or wrong.
@@ -192,14 +320,16 @@ def load_schedule(path: str | Path) -> Schedule:
     if not isinstance(document, dict):
         raise AnalysisError(f"schedule {path} is damaged: a JSON object is expected")
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READ_VERSIONS:
         raise AnalysisError(
-            f"schedule {path} has format_version {version!r}; this kdcurve reads {FORMAT_VERSION}"
+            f"schedule {path} has format_version {version!r}; this kdcurve reads "
+            f"{known(map(str, READ_VERSIONS))}"
         )
-    for key in ("kind", "laws"):
-        if key not in document:
-            raise AnalysisError(f"schedule {path} is damaged: key {key!r} is missing")
+    if "laws" not in document:
+        raise AnalysisError(f"schedule {path} is damaged: key 'laws' is missing")
     try:
+        if version == 1:
+            document = _Format1.model_validate_json(json.dumps(document)).renewed()
         return Schedule.model_validate_json(json.dumps(document))
     except ValidationError as error:
         fault = error.errors()[0]
@@ -207,86 +337,40 @@ def load_schedule(path: str | Path) -> Schedule:
         raise AnalysisError(f"schedule {path} is damaged: {key}: {fault['msg'].lower()}") from None
 
 
-def fit_schedule(curve: "pd.DataFrame", provenance: dict[str, JsonValue] | None = None) -> Schedule:
-    """Fit kd_weight = clip(a + b ln(fraction), 0, 1) per method and teacher.
-
-    Least squares with each answer weighted by the inverse width of its interval and the clip
-    inside the fit, so that answers at 0 or 1 bend the line only until it reaches them.
-
-    Args:
-        curve: from `fit_curve`; rows without an answer are passed over.
-        provenance: what to record beside the search, objective, estimator, number of trials and
-            version, e.g. a git commit.
-
-    Raises:
-        AnalysisError: no method and teacher has answers at two fractions, or contexts differ in
-            something else too (a temperature, say) that a schedule does not take.
-    """
-    _require_one_value(curve)
-    contexts = curve.attrs["contexts"]
-    # The method and teacher were either kept apart, or one of the tuned values.
-    keys = [curve[name] if name in contexts else TUNED for name in ("method", "teacher")]
-    keyed = curve.assign(_method=keys[0], _teacher=keys[1])
-    laws, left_out = [], []
-    for (method, teacher), rows in keyed.groupby(["_method", "_teacher"], sort=True):
-        names = {"method": str(method), "teacher": str(teacher)}
-        answers = rows[rows["kd_weight"].notna()].sort_values("fraction")
-        if len(answers) < MIN_FRACTIONS:
-            has = f"{len(answers)} of {len(rows)} fractions answered"
-            left_out.append(LeftOut(**names, reason=f"{has}, needs {MIN_FRACTIONS}"))
-            continue
-        columns = ["fraction", "kd_weight", "kd_weight_low", "kd_weight_high"]
-        table = answers[columns].to_numpy(dtype=np.float64)
-        intercept, slope = _fit_law(table)
-        points = tuple(
-            Point(fraction=f, kd_weight=w, low=low, high=high) for f, w, low, high in table.tolist()
-        )
-        laws.append(Law(**names, intercept=intercept, slope=slope, points=points))
-    if not laws:
-        why = "; ".join(f"{each.method}, {each.teacher}: {each.reason}" for each in left_out)
-        raise AnalysisError(
-            f"no schedule: it needs answers at {MIN_FRACTIONS} or more fractions for one method "
-            f"and teacher ({why})"
-        )
-    return Schedule(
-        laws=tuple(laws),
-        left_out=tuple(left_out),
-        provenance={**_provenance(curve), **(provenance or {})},
-    )
+class _Law1(_Document):
+    method: str
+    teacher: str
+    intercept: float
+    slope: float
+    points: tuple[Point, ...] = Field(min_length=MIN_FRACTIONS)
 
 
-def _fit_law(table: NDArray[np.float64]) -> tuple[float, float]:
-    """Intercept and slope for rows (fraction, kd_weight, low, high)."""
-    from scipy.optimize import least_squares  # noqa: PLC0415  (half a second, only to fit)
+class _Format1(_Document):
+    """A document of format 1: clipped log-linear laws, without bands."""
 
-    fraction, weight, low, high = table.T
-    scale = np.maximum(high - low, MIN_WIDTH)
-    basis = np.column_stack([np.ones_like(fraction), np.log(fraction)])
+    format_version: Literal[1]
+    kind: Literal["clipped-log-linear"]
+    laws: tuple[_Law1, ...] = Field(min_length=1)
+    left_out: tuple[LeftOut, ...] = ()
+    provenance: dict[str, JsonValue] = {}
 
-    def misfit(law: NDArray[np.float64]) -> NDArray[np.float64]:
-        residual: NDArray[np.float64] = (_law(law[0], law[1], fraction) - weight) / scale
-        return residual
-
-    # The clip makes flat stretches where a search would stay: start from the line through all
-    # answers and from that through those inside, and keep the better end.
-    inside = (weight > 0.0) & (weight < 1.0)
-    subsets = [np.full_like(inside, fill_value=True)]
-    if inside.sum() >= MIN_FRACTIONS:
-        subsets.append(inside)
-    ends = []
-    for rows in subsets:
-        scaled = basis[rows] / scale[rows, None]
-        start = np.linalg.lstsq(scaled, weight[rows] / scale[rows], rcond=None)[0]
-        ends.append(least_squares(misfit, start))
-    law = min(ends, key=lambda end: float(end.cost)).x
-    return float(law[0]), float(law[1])
+    def renewed(self) -> dict[str, Any]:
+        """The same in the present format."""
+        whole = self.model_dump(exclude={"format_version", "kind"})
+        for law in whole["laws"]:
+            law["family"] = self.kind
+            law["parameters"] = {name: law.pop(name) for name in ("intercept", "slope")}
+        return {"format_version": FORMAT_VERSION, **whole}
 
 
-def _law(intercept: float, slope: float, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(intercept + slope * np.log(fraction), 0.0, 1.0)
+def _require_knots(fractions: tuple[float, ...], values: tuple[float, ...]) -> None:
+    if len(values) != len(fractions):
+        raise ValueError(f"{len(values)} values at {len(fractions)} fractions")
+    if any(b <= a for a, b in zip(fractions, fractions[1:], strict=False)):
+        raise ValueError("fractions do not ascend")
 
 
-def _fractions(fraction: ArrayLike) -> NDArray[np.float64]:
+def _fractions(fraction: ArrayLike) -> Floats:
     fractions = np.asarray(fraction, dtype=np.float64)
     wrong = fractions[~((fractions > 0.0) & (fractions <= 1.0))]
     if wrong.size:
@@ -294,27 +378,5 @@ def _fractions(fraction: ArrayLike) -> NDArray[np.float64]:
     return fractions
 
 
-def _require_one_value(curve: "pd.DataFrame") -> None:
-    free = ("method", "teacher", "fraction")
-    for name in curve.attrs["contexts"]:
-        values = sorted(curve[name].dropna().unique())
-        if name not in free and len(values) > 1:
-            raise AnalysisError(
-                f"a schedule answers per method and teacher, but the contexts differ in {name} "
-                f"too: {known(values)}; keep one of them"
-            )
-
-
-def _provenance(curve: "pd.DataFrame") -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-    try:
-        kdcurve: str | None = version("kdcurve")
-    except PackageNotFoundError:
-        kdcurve = None  # used from a source folder
-    return {
-        "kdcurve": kdcurve,
-        **{key: curve.attrs.get(key) for key in ("search", "objective", "estimator", "level")},
-        "parent_run_id": curve.attrs.get("parent_run_id"),
-        "complete_trials": int(curve["n_complete"].sum()),
-    }
+def _plain(values: Floats) -> float | Floats:
+    return float(values) if values.ndim == 0 else values

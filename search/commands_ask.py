@@ -1,5 +1,9 @@
 """The commands that ask what a search found."""
 
+import csv
+import json
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from enum import StrEnum
@@ -10,6 +14,7 @@ import typer
 
 from analysis.errors import AnalysisError
 from analysis.estimators import DEFAULT, ESTIMATORS
+from analysis.laws import LAWS
 from search.errors import KdcurveError, UsageError
 from search.options import Name, Names
 from search.places import Places
@@ -151,6 +156,18 @@ def fit(
     name: Name,
     places: Places,
     verbose: bool,
+    estimator: Estimator = DEFAULT,
+    family: Annotated[
+        str,
+        typer.Option(help=f"Of laws: {', '.join(LAWS)}, or auto, by what each loses when unseen."),
+    ] = "auto",
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Also register it as an MLflow model of this name."),
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Alias of the registered version, e.g. champion.")
+    ] = None,
     out_file: Annotated[Path, typer.Option("--out", help="The JSON file to write.")] = Path(
         "schedule.json"
     ),
@@ -160,21 +177,49 @@ def fit(
     Example: `kdcurve fit demo --out schedule.json`
     """
     from analysis.curve import fit_curve  # noqa: PLC0415
-    from analysis.report import schedule_table  # noqa: PLC0415
+    from analysis.format import family_table, schedule_table  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
-    from analysis.schedule import fit_schedule  # noqa: PLC0415
+    from analysis.scheduling import fit_schedule  # noqa: PLC0415
 
-    schedule = fit_schedule(fit_curve(load_runs(name, places.tracking_uri)))
+    if alias is not None and register is None:
+        raise UsageError(f"--alias {alias}: there is no model to name; add --register MODEL")
+    if register is not None:
+        from search.registry import register_schedule, require_names  # noqa: PLC0415
+
+        require_names(register, alias)
+    runs = load_runs(name, places.tracking_uri)
+    curve = fit_curve(runs, estimator)
+    began = time.perf_counter()
+    schedule = fit_schedule(curve, runs, family)
+    took = time.perf_counter() - began
     _write(out_file, schedule.save)
     print_table(schedule_table(schedule))
     for each in schedule.left_out:
         out.print(f"left out: {each.method}, {each.teacher}: {each.reason}", markup=False)
+    if schedule.held_out:
+        out.print()
+        print_table(family_table(schedule))
+        fractions = len({each.fraction for each in schedule.held_out})
+        out.print(
+            f"Each of {fractions} fractions was held out in turn, in {took:.0f} s. What is lost is "
+            "counted against the best KD weight there by the estimate from all trials.",
+            markup=False,
+            soft_wrap=True,
+        )
+    out.print(f"Family of laws: {schedule.choice}.", markup=False, soft_wrap=True)
     out.print(f"written: {out_file}", markup=False)
+    if register is not None:
+        version = register_schedule(schedule, places, register, alias)
+        uri = f"models:/{register}@{alias}" if alias else f"models:/{register}/{version}"
+        out.print(f"registered: version {version} of {register}, {uri}", markup=False)
 
 
 def predict(
     schedule: Annotated[Path, typer.Argument(help="A schedule file.", show_default=False)],
-    fraction: Annotated[float, typer.Option(help="Kept fraction, in (0, 1].", show_default=False)],
+    fraction: Annotated[
+        list[float],
+        typer.Option(help="Kept fraction, in (0, 1]; may be repeated.", show_default=False),
+    ],
     places: Places,
     verbose: bool,
     method: Annotated[
@@ -183,19 +228,33 @@ def predict(
     teacher: Annotated[
         str | None, typer.Option(help="Teacher; needed if the schedule knows several.")
     ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="How to write it; by default one fraction's KD weight is a bare number."),
+    ] = None,
 ) -> None:
     """The KD weight to use at a fraction.
 
     Example: `kdcurve predict schedule.json --method random --teacher cnn8 --fraction 0.2`
     """
+    from analysis.format import prediction_table  # noqa: PLC0415
     from analysis.schedule import load_schedule  # noqa: PLC0415
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weight = load_schedule(schedule)(fraction, method=method, teacher=teacher)
+        rows = load_schedule(schedule).table(fraction, method=method, teacher=teacher)
     for warning in caught:
         err.print(f"kdcurve: {warning.message}", markup=False)
-    typer.echo(f"{weight:.3f}")
+    if format is Format.JSON:
+        typer.echo(json.dumps(rows, indent=2))
+    elif format is Format.CSV:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif format is None and len(rows) == 1:
+        typer.echo(f"{rows[0]['kd_weight']:.3f}")
+    else:
+        print_table(prediction_table(rows))
 
 
 def subset(
@@ -241,12 +300,12 @@ def report(
     from analysis.curve import fit_curve  # noqa: PLC0415
     from analysis.report import write_report  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
-    from analysis.schedule import fit_schedule  # noqa: PLC0415
+    from analysis.scheduling import fit_schedule  # noqa: PLC0415
 
     runs = load_runs(name, places.tracking_uri)
     fitted = with_test(fit_curve(runs), load_students(name, places.tracking_uri))
     try:
-        schedule = fit_schedule(fitted)
+        schedule = fit_schedule(fitted, runs)
     except AnalysisError as error:
         schedule = None
         out.print(f"without a schedule: {error}", markup=False)

@@ -35,6 +35,7 @@ def runs_frame(ledger: Ledger, places: Places) -> "pd.DataFrame":
         "state": str(ledger.state),
         "ended_by": ledger.reason,
         "early_stopping": ledger.early_stopping,
+        "git_commit": ledger.plan.get("git_commit"),
         "parent_run_id": None,
         "tracking_uri": redacted(places.tracking_uri),
     }

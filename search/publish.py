@@ -11,7 +11,8 @@ from analysis.errors import AnalysisError
 from analysis.plots import save_figures
 from analysis.recorded import FILE, about, plain, to_text
 from analysis.report import write_report
-from analysis.schedule import Schedule, fit_schedule
+from analysis.schedule import Schedule
+from analysis.scheduling import fit_schedule
 from analysis.secrets import redacted
 from search.frame import runs_frame, students_frame
 from search.journal import EventKind
@@ -46,7 +47,7 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     curve = with_test(fit_curve(runs), students_frame(ledger))
     schedule, no_schedule = None, None
     try:
-        schedule = fit_schedule(curve, {"git_commit": ledger.plan.get("git_commit")})
+        schedule = fit_schedule(curve, runs)
     except AnalysisError as error:
         no_schedule = str(error)
     answers = Answers(
