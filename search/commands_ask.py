@@ -180,19 +180,24 @@ def report(
 
     Example: `kdcurve report demo --out report.html`
     """
-    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.curve import fit_curve_and_lines  # noqa: PLC0415
+    from analysis.figures.learning_curves import chosen  # noqa: PLC0415
+    from analysis.histories import load_histories  # noqa: PLC0415
+    from analysis.plots import all_figures  # noqa: PLC0415
     from analysis.report import write_report  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
     from analysis.schedule import fit_schedule  # noqa: PLC0415
 
     runs = load_runs(name, places.tracking_uri)
-    fitted = fit_curve(runs)
+    fitted, lines = fit_curve_and_lines(runs)
     try:
         schedule = fit_schedule(fitted)
     except AnalysisError as error:
         schedule = None
         out.print(f"without a schedule: {error}", markup=False)
-    _write(out_file, lambda path: write_report(path, runs, fitted, schedule))
+    histories = load_histories(chosen(runs), places.tracking_uri)
+    pictures = all_figures(runs, fitted, schedule, lines=lines, histories=histories)
+    _write(out_file, lambda path: write_report(path, runs, fitted, schedule, pictures=pictures))
     out.print(f"written: {out_file}", markup=False)
 
 

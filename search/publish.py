@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.curve import fit_curve
+from analysis.curve import fit_curve_and_lines
 from analysis.errors import AnalysisError
-from analysis.plots import save_figures
+from analysis.figures.learning_curves import chosen
+from analysis.plots import all_figures, save_figures
 from analysis.report import write_report
 from analysis.schedule import Schedule, fit_schedule
-from search.frame import runs_frame
+from search.frame import histories_frame, runs_frame
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.places import Places
@@ -39,7 +40,7 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     """
     folder = places.answers(ledger.search)
     runs = runs_frame(ledger, places)
-    curve = fit_curve(runs)
+    curve, lines = fit_curve_and_lines(runs)
     schedule, no_schedule = None, None
     try:
         schedule = fit_schedule(curve, {"git_commit": ledger.plan.get("git_commit")})
@@ -57,9 +58,11 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     curve.to_csv(answers.curve_file, index=False)
     if schedule is not None:
         schedule.save(answers.schedule_file)
-    save_figures(folder / "figures", runs, curve, schedule)
+    histories = histories_frame(ledger, chosen(runs)["trial"])
+    pictures = all_figures(runs, curve, schedule, lines=lines, histories=histories)
+    save_figures(folder / "figures", pictures)
     versions = {f"version of {k}": v for k, v in ledger.plan.get("versions", {}).items()}
-    write_report(answers.report, runs, curve, schedule, versions)
+    write_report(answers.report, runs, curve, schedule, versions, pictures)
     ledger.record(EventKind.ANSWER, curve=_plain(curve))
     return answers
 

@@ -110,7 +110,7 @@ class Drawing:
     def box(self, axes: Axes) -> tuple[float, float, float, float]:
         """Left, top, width and height of axes with their labels, in user units of the SVG."""
         scale = POINTS_PER_INCH / self.figure.dpi
-        bounds = axes.get_tightbbox()
+        bounds = axes.get_tightbbox().padded(2.0)
         height = self.figure.get_figheight() * POINTS_PER_INCH
         return (
             round(bounds.x0 * scale, 1),

@@ -1,9 +1,10 @@
 """The answer: best KD weight against the data kept, with intervals and the fitted schedule."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.errors import AnalysisError
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, named, shown
 from analysis.figures.series import draw_points
@@ -37,7 +38,8 @@ def tidy(findings: Findings) -> "pd.DataFrame":
         fractions = np.geomspace(*law.range, POINTS)
         which = {"method": law.method, "teacher": law.teacher}
         weights = schedule(fractions, **which)  # type: ignore[misc]  (there is one, or no laws)
-        line = {"fraction": fractions, "kd_weight": weights, "low": np.nan, "high": np.nan}
+        low, high = _band(schedule, fractions, which)
+        line = {"fraction": fractions, "kd_weight": weights, "low": low, "high": high}
         line |= {"panel": law.method, "series": law.teacher, "kind": "schedule"}
         frames.append(pd.DataFrame(line))
     frame = pd.concat(frames, ignore_index=True)[["kind", *columns]]
@@ -45,9 +47,20 @@ def tidy(findings: Findings) -> "pd.DataFrame":
     return frame
 
 
+def _band(schedule: object, fractions: Any, which: dict[str, str]) -> tuple[Any, Any]:
+    """Low and high of a schedule's band; missing where it has none."""
+    band = getattr(schedule, "band", None)
+    try:
+        return band(fractions, **which) if band is not None else (np.nan, np.nan)
+    except AnalysisError:  # a schedule of an earlier format
+        return np.nan, np.nan
+
+
 def caption(frame: "pd.DataFrame") -> str:
     """What the figure shows."""
-    lines = " Lines are the fitted schedule." if (frame["kind"] == "schedule").any() else ""
+    fitted = frame[frame["kind"] == "schedule"]
+    band = ", shaded its band" if fitted["low"].notna().any() else ""
+    lines = f" Lines are the fitted schedule{band}." if len(fitted) else ""
     return (
         "The KD weight to use against the training data kept, a panel per pruning method. Points "
         f"are the answers with {level_text(frame.attrs['level'])} intervals.{lines}"
@@ -78,6 +91,10 @@ def draw(frame: "pd.DataFrame") -> Drawing:
                 entries[series] = draw_points(drawing, axes, points, "kd_weight", k, texts), k
             line = mine[mine["kind"] == "schedule"]
             style = look(k) | {"marker": "", "lw": 1.6}
+            if line["low"].notna().any():
+                shade = {"color": style["color"], "alpha": 0.12, "lw": 0}
+                band = axes.fill_between(line["fraction"], line["low"], line["high"], **shade)
+                drawing.assign([band], k)
             drawing.assign(axes.plot(line["fraction"], line["kd_weight"], **style), k)
     drawing.legend(entries)
     lines = ", schedule (lines)" if (frame["kind"] == "schedule").any() else ""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, named, shown
-from analysis.figures.style import INK, SHADES, fraction_axis, styled
+from analysis.figures.style import SHADES, fraction_axis, styled
 from analysis.format import fraction_text, score_scale, score_text, score_title
 
 if TYPE_CHECKING:
@@ -114,17 +114,17 @@ def _panel(
     norm = BoundaryNorm(levels, mpl.colormaps[SHADES].N, extend="min")
     drawn = axes.contourf(x, y, z, levels, cmap=SHADES, norm=norm, extend="min")
     # White lines on dark shades, dark ones on light shades.
-    ink = ["white"] * (LEVELS // 2 + 1) + [INK] * (LEVELS - LEVELS // 2)
+    ink = ["white"] * (LEVELS // 2 + 1) + ["black"] * (LEVELS - LEVELS // 2)
     lines = axes.contour(x, y, z, levels, colors=ink, linewidths=0.7)
     axes.clabel(lines, fontsize=6.5, fmt="%g", inline_spacing=2)
     best = rows[rows["kind"] == "best"].sort_values("fraction")
     for edge in ("low", "high"):
-        axes.plot(best["fraction"], best[edge], "--", color=INK, lw=1.0, path_effects=_HALO)
+        axes.plot(best["fraction"], best[edge], "--", color="black", lw=1.0, path_effects=_HALO)
     axes.plot(
         best["fraction"],
         best["kd_weight"],
         "-o",
-        color=INK,
+        color="black",
         ms=4.5,
         lw=1.5,
         path_effects=_HALO,

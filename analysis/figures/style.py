@@ -19,8 +19,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), ":", (0, (7, 2)))
 SHADES = "cividis"
-INK, GREY, RULE, PAGE = "#1d2329", "#666e76", "#e3e4e6", "#ffffff"
-"""Text, what is said quietly, the grid and the ground; the report turns them with its theme."""
+INK, GREY, RULE, PAGE = "#1d2329", "#666e76", "#e3e4e6", "#fffffe"
+"""Text, what is said quietly, the grid and the ground: the report turns these with its theme.
+
+What stands on a colour is plain black or white, and stays."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
