@@ -41,8 +41,9 @@ def headline(curve: "pd.DataFrame") -> Headline:
         return Headline("No answer yet: no context has enough complete trials", ())
     ends = [fractions[0], fractions[-1]] if len(fractions) > 1 else fractions
     rows = {end: answered[answered["fraction"] == end] for end in ends}
-    parts = [f"{_weights(rows[end])} at {fraction_text(end)} of the data" for end in ends]
-    answer = f"Listen to the teacher with a KD weight of {', '.join(parts)}"
+    parts = [f"{_weights(rows[end])} with {fraction_text(end)}" for end in ends]
+    parts[0] += " of the data"
+    answer = f"Listen to the teacher with a KD weight of {', and of '.join(parts)}"
     sentences = [_trend(rows), _gains(curve.attrs["objective"], rows)]
     return Headline(answer, tuple(filter(None, sentences)))
 
@@ -73,8 +74,8 @@ def _gains(objective: str, rows: "dict[float, pd.DataFrame]") -> str:
         texts = [gain_text(objective, float(each["gain"].agg(end))) for end in ("min", "max")]
         if MISSING not in texts:
             span = texts[0] if texts[0] == texts[1] else " to ".join(texts)
-            parts.append(f"{span} at {fraction_text(fraction)} of the data")
+            parts.append(f"{span} with {fraction_text(fraction)} of the data")
     if not parts:
         return ""
-    unit = "points of validation accuracy" if is_share(objective) else score_title(objective)
-    return f"Against no distillation that changes {unit} by {', '.join(parts)}."
+    unit = "points of accuracy" if is_share(objective) else score_title(objective)
+    return f"Compared with no distillation that is worth, in {unit}, {' and '.join(parts)}."

@@ -13,11 +13,13 @@ from analysis.estimators import DEFAULT, ESTIMATORS
 from search.errors import KdcurveError, UsageError
 from search.options import Name
 from search.places import Places
-from search.printing import err, out, print_answers, print_level, print_table
+from search.printing import err, out, print_answers, print_curve, print_level, print_table
 
 Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
 Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
 Estimator = Annotated[str, typer.Option(help=f"How to estimate: {', '.join(ESTIMATORS)}.")]
+
+Plot = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the curve in a terminal.")]
 
 
 class Format(StrEnum):
@@ -37,6 +39,7 @@ def best(
     teacher: Teacher = None,
     estimator: Estimator = DEFAULT,
     format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.TABLE,
+    plot: Plot = True,
 ) -> None:
     """Best setting per context, from MLflow.
 
@@ -46,7 +49,7 @@ def best(
 
     curve = ask(name, places.tracking_uri, method, fraction, teacher, estimator=estimator)
     if format is Format.TABLE:
-        print_answers(curve)
+        print_answers(curve, plot=plot)
     elif format is Format.JSON:
         typer.echo(curve.to_json(orient="records", indent=2))
     else:
@@ -62,8 +65,9 @@ def curve(
         Path | None,
         typer.Option("--out", help="Also write it as a picture (.svg, .png) or as .csv."),
     ] = None,
+    plot: Plot = True,
 ) -> None:
-    """The KD-weight-per-fraction curve, a row per method and teacher.
+    """The KD-weight-per-fraction curve, as a plot and a table.
 
     Example: `kdcurve curve demo --out curve.png`
     """
@@ -72,6 +76,8 @@ def curve(
     from analysis.runs import load_runs  # noqa: PLC0415
 
     fitted = fit_curve(load_runs(name, places.tracking_uri), estimator)
+    if plot:
+        print_curve(fitted)
     print_table(pivot_table(fitted))
     print_level(fitted)
     if out_file is None:

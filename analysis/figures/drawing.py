@@ -41,7 +41,6 @@ class Drawing:
     figure: Figure
     marks: list[Mark] = field(default_factory=list)
     _named: int = 0
-    _laid_out: bool = False
 
     def mark(self, axes: Axes, x: float, y: float, text: str, series: int | None = None) -> None:
         """Say what stands at a place, in data coordinates of some axes."""
@@ -73,11 +72,9 @@ class Drawing:
     @styled
     def save(self, target: Any, format: str) -> None:
         """Write it as `svg` or `png`; the layout is computed once."""
-        if not self._laid_out:
-            if (engine := self.figure.get_layout_engine()) is not None:
-                engine.execute(self.figure)
-                self.figure.set_layout_engine("none")
-            self._laid_out = True
+        if (engine := self.figure.get_layout_engine()) is not None:
+            engine.execute(self.figure)
+            self.figure.set_layout_engine(None)  # a placeholder would have it drawn twice
         metadata = {"metadata": {"Date": None}} if format == "svg" else {"dpi": 150}
         self.figure.savefig(target, format=format, **metadata)
 
@@ -104,7 +101,10 @@ class Drawing:
         for color, variable in _TURNED.items():
             text = text.replace(color, variable)
         marks = html.escape(json.dumps(self._positions(), separators=(",", ":")))
-        label = f'<svg role="img" aria-label="{html.escape(title)}" data-marks="{marks}"'
+        size = POINTS_PER_INCH * self.figure.get_figwidth()
+        style = f"max-width: {1.1 * size:.0f}pt; min-width: min(42rem, {size:.0f}pt)"
+        label = f'<svg role="img" aria-label="{html.escape(title)}" style="{style}"'
+        label += f' data-marks="{marks}"'
         return text.replace("<svg", label, 1)
 
     def box(self, axes: Axes) -> tuple[float, float, float, float]:

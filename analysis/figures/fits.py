@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLE = "The trials behind each answer"
-SIZE = (2.1, 1.6)
+SIZE = (2.5, 1.9)
 """Of a panel with its gap, in inches."""
 MARGINS = (0.95, 0.1, 0.55, 0.3)
 """Left, right, below and above the panels, in inches."""
@@ -103,7 +103,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
         "bottom": below / height,
         "top": 1 - above / height,
     }
-    gaps = {"wspace": 0.24, "hspace": 0.24}
+    gaps = {"wspace": 0.22, "hspace": 0.22}
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw={**edges, **gaps})
 
 

@@ -1,4 +1,4 @@
-"""Parameter importance: how much of the scores' variance each setting explains, by fraction."""
+"""Parameter importance: which settings tell the best trials from the rest, by fraction."""
 
 import warnings
 from typing import TYPE_CHECKING
@@ -19,14 +19,15 @@ TITLE = "What matters"
 PARAMETERS = ("kd_weight", "temperature", "method", "teacher", "teacher_fraction", "seed")
 FEWEST = 12
 """Complete trials of a fraction below which importance would be noise."""
-TREES = 16
+GOOD = 0.25
+"""Share of the trials, the best, that are told from the rest."""
 
 
 def tidy(findings: Findings) -> "pd.DataFrame":
     """Rows (`fraction`, `parameter`, `importance`, `trials`); importances of a fraction sum to 1.
 
-    By Optuna's fANOVA: a random forest predicts the score, and its variance is shared out. Every
-    fraction is a study of its own. Empty where fewer than two parameters vary.
+    By Optuna's PED-ANOVA: how differently a setting is distributed among the best trials and
+    among all. Every fraction is a study of its own. Empty where fewer than two parameters vary.
     """
     import pandas as pd  # noqa: PLC0415
 
@@ -46,7 +47,7 @@ def tidy(findings: Findings) -> "pd.DataFrame":
 def _importances(trials: "pd.DataFrame") -> dict[str, float]:
     import optuna  # noqa: PLC0415  (only where it is asked)
     from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: PLC0415
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # noqa: PLC0415
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # noqa: PLC0415
 
     space: dict[str, optuna.distributions.BaseDistribution] = {}
     for name in PARAMETERS:
@@ -76,16 +77,17 @@ def _importances(trials: "pd.DataFrame") -> dict[str, float]:
                 for row in trials.to_dict("records")
             ]
         )
-        evaluator = FanovaImportanceEvaluator(n_trees=TREES, seed=0)
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=GOOD)
         return get_param_importances(study, evaluator=evaluator)
 
 
 def caption(frame: "pd.DataFrame") -> str:
     """What the figure shows."""
     return (
-        "The share of the scores' variance that each setting explains (Optuna's fANOVA), among "
-        "the complete trials of one fraction at a time: across fractions the data kept would "
-        "explain nearly all. Where the score hardly differs, shares say little."
+        f"What tells the best {GOOD:.0%} of the complete trials of a fraction from all of them "
+        "(Optuna's PED-ANOVA; a column sums to 100%). Each fraction stands for itself: across "
+        "fractions the data kept would be all that matters. Where scores hardly differ, shares "
+        "say little."
     )
 
 
@@ -106,7 +108,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
         axes.text(j + 0.5, i + 0.5, f"{value:.0%}", ha="center", va="center", color=color)
         fraction = float(table.columns[j])
         text = f"{heading(str(order[i]))}, {fraction_text(fraction)} kept: {value:.1%}\n"
-        drawing.mark(axes, j + 0.5, i + 0.5, text + f"of the variance of {trials[fraction]} trials")
+        drawing.mark(axes, j + 0.5, i + 0.5, text + f"from {trials[fraction]} trials")
     axes.invert_yaxis()
     axes.set_yticks(np.arange(len(order)) + 0.5, [heading(str(name)) for name in order])
     axes.set_xticks(
