@@ -17,13 +17,23 @@ from trainables.record import CONTEXT_PARAMS, VAL_NLL_SCALED, Outcome, curve_met
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ESTIMATORS", "best", "context_columns", "curve_points", "fit_curve", "fitted_lines"]
+__all__ = [
+    "ESTIMATORS",
+    "best",
+    "context_columns",
+    "curve_points",
+    "fit_curve",
+    "fit_curve_and_lines",
+    "fitted_lines",
+]
 
 ORDER = ("dataset", "student", "method", "teacher", "teacher_fraction", "temperature", "fraction")
 """How the rows of a curve are sorted."""
 SEARCH = "search"
 PROBLEM = ("dataset", "label_noise", "student", "budget_epochs")
 """What makes scores comparable: they are never chosen from across these."""
+LINE_POINTS = 51
+"""KD weights at which a fitted line is drawn."""
 
 
 def best(  # noqa: PLR0913  (all that may be asked, most of it by keyword)
@@ -200,23 +210,32 @@ def fit_curve(
     Raises:
         AnalysisError: unknown estimator, a level outside (0, 1), or no complete trial at all.
     """
-    if estimator not in ESTIMATORS:
-        raise AnalysisError(f"estimator {estimator!r} is unknown; known: {known(ESTIMATORS)}")
-    if not 0.0 < level < 1.0:
-        raise AnalysisError(f"level {level:g} is not inside (0, 1)")
     if "searches" in runs.attrs:
-        return together(
-            {name: fit_curve(part, estimator, level) for name, part in _apart(runs).items()}
-        )
-    if not usable(runs).any():
-        raise AnalysisError(
-            f"search {runs.attrs['search']!r} has no complete trial yet: {_tally(runs)}"
-        )
-    groups: dict[Hashable, pd.DataFrame] = dict(iter(runs.groupby("context", sort=False)))
-    answers = _answers(groups, runs.attrs, estimator, level)
+        parts = _apart(runs)
+        return together({name: fit_curve(part, estimator, level) for name, part in parts.items()})
+    return _curve(runs, _answers(runs, estimator, level), estimator, level)
+
+
+def fit_curve_and_lines(
+    runs: "pd.DataFrame", estimator: str = DEFAULT, level: float = LEVEL
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """What `fit_curve` and `fitted_lines` return for one search, from one fit.
+
+    Raises:
+        AnalysisError: as `fit_curve`.
+    """
+    answers = _answers(runs, estimator, level)
+    return _curve(runs, answers, estimator, level), _lines(answers)
+
+
+def _curve(
+    runs: "pd.DataFrame", answers: Mapping[Hashable, Answer], estimator: str, level: float
+) -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415  (kept out of the import of this package)
+
     rows = [
-        {"context": context, **_context_row(trials, runs.attrs, answer)}
-        for (context, trials), answer in zip(groups.items(), answers, strict=True)
+        {"context": context, **_context_row(trials, runs.attrs, answers[context])}
+        for context, trials in runs.groupby("context", sort=False)
     ]
     contexts = context_columns(runs)
     order = [name for name in ORDER if name in contexts]
@@ -226,13 +245,15 @@ def fit_curve(
         "contexts": contexts,
         "estimator": estimator,
         "level": level,
-        "signal": next((answer.signal for answer in answers if answer.signal), None),
+        "signal": next((answer.signal for answer in answers.values() if answer.signal), None),
         "recorded": None,
     }
     return curve
 
 
-def fitted_lines(runs: "pd.DataFrame", curve: "pd.DataFrame", points: int = 51) -> "pd.DataFrame":
+def fitted_lines(
+    runs: "pd.DataFrame", curve: "pd.DataFrame", points: int = LINE_POINTS
+) -> "pd.DataFrame":
     """The fitted mean over the KD weight, for pictures.
 
     Args:
@@ -244,13 +265,15 @@ def fitted_lines(runs: "pd.DataFrame", curve: "pd.DataFrame", points: int = 51) 
         Rows (`context`, `kd_weight`, `mean`, `low`, `high`), the other tuned values held at
         the recommended ones; none for contexts without an answer or an estimator without line.
     """
+    return _lines(_answers(runs, curve.attrs["estimator"], curve.attrs["level"]), points)
+
+
+def _lines(answers: Mapping[Hashable, Answer], points: int = LINE_POINTS) -> "pd.DataFrame":
     import pandas as pd  # noqa: PLC0415
 
     kd_weight = np.linspace(0.0, 1.0, points)
     frames = [pd.DataFrame(columns=["context", "kd_weight", "mean", "low", "high"])]
-    groups: dict[Hashable, pd.DataFrame] = dict(iter(runs.groupby("context", sort=False)))
-    answers = _answers(groups, runs.attrs, curve.attrs["estimator"], curve.attrs["level"])
-    for context, answer in zip(groups, answers, strict=True):
+    for context, answer in answers.items():
         if answer.line is not None:
             mean, low, high = answer.line(kd_weight)
             columns = {"kd_weight": kd_weight, "mean": mean, "low": low, "high": high}
@@ -277,22 +300,27 @@ def trials_of(runs: "pd.DataFrame") -> dict[Hashable, Trials]:
     }
 
 
-def _answers(
-    groups: Mapping[Hashable, "pd.DataFrame"],
-    search: Mapping[Hashable, Any],
-    estimator: str,
-    level: float,
-) -> list[Answer]:
+def _answers(runs: "pd.DataFrame", estimator: str, level: float) -> dict[Hashable, Answer]:
+    """The answer of every context, in the order in which they were taken up."""
+    if estimator not in ESTIMATORS:
+        raise AnalysisError(f"estimator {estimator!r} is unknown; known: {known(ESTIMATORS)}")
+    if not 0.0 < level < 1.0:
+        raise AnalysisError(f"level {level:g} is not inside (0, 1)")
+    if not usable(runs).any():
+        raise AnalysisError(
+            f"search {runs.attrs['search']!r} has no complete trial yet: {_tally(runs)}"
+        )
+    groups = dict(iter(runs.groupby("context", sort=False)))
     budgets = [_budgets(trials) for trials in groups.values()]
     contexts = [
-        _arrays(trials[usable(trials) & (len(each) <= 1)], search)
+        _arrays(trials[usable(trials) & (len(each) <= 1)], runs.attrs)
         for trials, each in zip(groups.values(), budgets, strict=True)
     ]
-    answers = ESTIMATORS[estimator](contexts, level)
-    return [
+    answers = [
         answer if len(each) <= 1 else Answer(f"trials of {_epochs(each)} are not comparable")
-        for answer, each in zip(answers, budgets, strict=True)
+        for answer, each in zip(ESTIMATORS[estimator](contexts, level), budgets, strict=True)
     ]
+    return dict(zip(groups, answers, strict=True))
 
 
 def _budgets(trials: "pd.DataFrame") -> list[int]:

@@ -1,12 +1,10 @@
 """One self-contained HTML file: the answers, the evidence and where they come from."""
 
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.confirmation import confirmation_section
@@ -19,28 +17,14 @@ from analysis.format import (
     score_title,
     value_text,
 )
-from analysis.plots import all_figures, svg
+from analysis.headline import headline
+from analysis.plots import Picture, all_figures
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.schedule import Schedule
 
-CAPTIONS = {
-    "kd_weight": (
-        "The KD weight to use against the training data kept. Points are the answers with "
-        "their intervals; lines are the fitted schedule with its bands, over the range it was "
-        "fitted on."
-    ),
-    "accuracy": (
-        "The estimated score at the best KD weight, and without distillation "
-        "(the mean over teachers, which play no part there)."
-    ),
-    "fits": (
-        "Every trial behind the answers. The line is the fitted mean with its interval, the "
-        "vertical line the recommended KD weight. Each panel has its own vertical scale."
-    ),
-}
 CONDITIONS = {
     "surface": (
         "One smooth surface is fitted to all contexts, so that fractions, methods and teachers "
@@ -70,8 +54,11 @@ def write_report(
     curve: "pd.DataFrame",
     schedule: "Schedule | None" = None,
     provenance: Mapping[str, object] | None = None,
+    pictures: Mapping[str, Picture] | None = None,
 ) -> Path:
-    """Write the report; it opens without a network and without scripts.
+    """Write the report; it opens without a network, and can be read without its script.
+
+    Its figures are those of `plots`, drawn once, as SVG: a script lets one point at what they show.
 
     Args:
         path: the HTML file; its folder is made if need be.
@@ -79,17 +66,21 @@ def write_report(
         curve: from `fit_curve` of those runs.
         schedule: from `fit_schedule`, if one could be fitted.
         provenance: what to name beside the search and its store, e.g. versions, a git commit.
+        pictures: from `all_figures`; drawn here if left out.
 
     Returns:
         The path written.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = files("analysis").joinpath("templates/report.html").read_text(encoding="utf-8")
-    figures = {
-        name: (_inline(svg(figure), name), CAPTIONS[name])
-        for name, figure in all_figures(runs, curve, schedule).items()
-    }
-    text = environment.from_string(template).render(
+    environment = Environment(
+        loader=PackageLoader("analysis"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    if pictures is None:
+        pictures = all_figures(runs, curve, schedule)
+    text = environment.get_template("report.html").render(
+        headline=headline(curve),
         search=curve.attrs["search"],
         state=curve.attrs["state"] or "unknown",
         ended_by=curve.attrs.get("ended_by"),
@@ -103,7 +94,8 @@ def write_report(
         fixed=_fixed(curve),
         tuned=", ".join(heading(name) for name in curve.attrs["tuned"]),
         answered=int(curve["kd_weight"].notna().sum()),
-        contexts=len(curve),
+        contexts=list(curve["context"]),
+        contexts_named=list(zip(curve["context"], curve["label"], strict=True)),
         answers=curve_table(curve),
         confirmation=confirmation_section(curve),
         outcomes=outcome_table(runs),
@@ -112,7 +104,8 @@ def write_report(
         families=family_table(schedule) if schedule and schedule.held_out else None,
         choice=schedule.choice if schedule else "",
         left_out=schedule.left_out if schedule else (),
-        figures=figures,
+        figures={name: _placed(name, picture) for name, picture in pictures.items()},
+        boxes=_boxes(pictures["fits"]) if "fits" in pictures else {},
         provenance=_provenance(runs, curve, provenance or {}),
     )
     path = Path(path)
@@ -147,10 +140,23 @@ def _provenance(
     return {name: str(value) for name, value in known.items() if value == value}  # noqa: PLR0124  (NaT)
 
 
-def _inline(text: str, name: str) -> Markup:
-    """SVG ready to stand in HTML: no prolog or metadata, and ids that no other figure has."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    label = f'<svg role="img" aria-label="{name.replace("_", " ")}"'
-    return Markup(text.replace("<svg", label, 1))  # noqa: S704  (our own figure; labels are escaped by matplotlib)
+def _placed(name: str, picture: Picture) -> dict[str, str]:
+    """A figure as the template sets it."""
+    data = picture.frame.to_json(orient="split", index=False)
+    return {
+        "title": picture.title,
+        "caption": picture.caption,
+        # Our own figure: labels are escaped by matplotlib, what is pointed at by `inline`.
+        "svg": Markup(picture.drawing.inline(name, picture.title)),  # noqa: S704
+        "data": Markup(data.replace("<", "\\u003c")),  # noqa: S704  (JSON in a script)
+    }
+
+
+def _boxes(fits: Picture) -> dict[str, str]:
+    """Where the panel of each context lies in the figure of all fits, as an SVG view box."""
+    drawing = fits.drawing
+    return {
+        str(axes.get_label()): " ".join(f"{number:g}" for number in drawing.box(axes))
+        for axes in drawing.figure.axes
+        if axes.get_visible() and axes.get_label()
+    }

@@ -18,7 +18,15 @@ from analysis.laws import LAWS
 from search.errors import KdcurveError, UsageError
 from search.options import Name, Names
 from search.places import Places
-from search.printing import err, out, print_answers, print_level, print_source, print_table
+from search.printing import (
+    err,
+    out,
+    print_answers,
+    print_curve,
+    print_level,
+    print_source,
+    print_table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
 Method = Annotated[str | None, typer.Option(help="Only this pruning method.")]
 Teacher = Annotated[str | None, typer.Option(help="Only this teacher architecture.")]
 Estimator = Annotated[str, typer.Option(help=f"How to estimate: {', '.join(ESTIMATORS)}.")]
+
+Plot = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the curve in a terminal.")]
 
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute, whatever is recorded.")]
@@ -66,6 +76,7 @@ def best(  # noqa: PLR0913, PLR0917  (the command's options)
     fresh: Fresh = False,
     cache: Cache = True,
     format: OutputFormat = Format.TABLE,
+    plot: Plot = True,
 ) -> None:
     """Best setting per context, of one search or several.
 
@@ -80,7 +91,7 @@ def best(  # noqa: PLR0913, PLR0917  (the command's options)
     groups = [name.strip() for name in by.split(",")] if by is not None else []
     curve = ask(names, places, wanted, groups, estimator=estimator, fresh=fresh, cache=cache)
     if format is Format.TABLE:
-        print_answers(curve)
+        print_answers(curve, plot=plot)
         print_source(curve)
     else:
         _echo(curve, format)
@@ -124,8 +135,9 @@ def curve(
         Path | None,
         typer.Option("--out", help="Also write it as a picture (.svg, .png) or as .csv."),
     ] = None,
+    plot: Plot = True,
 ) -> None:
-    """The KD-weight-per-fraction curve, a row per method and teacher.
+    """The KD-weight-per-fraction curve, as a plot and a table.
 
     Example: `kdcurve curve demo --out curve.png`
     """
@@ -133,6 +145,8 @@ def curve(
     from search.answers import ask  # noqa: PLC0415
 
     fitted = ask([name], places, {}, estimator=estimator)
+    if plot:
+        print_curve(fitted)
     print_table(pivot_table(fitted))
     print_level(fitted)
     print_source(fitted)
@@ -297,19 +311,25 @@ def report(
     Example: `kdcurve report demo --out report.html`
     """
     from analysis.confirmation import load_students, with_test  # noqa: PLC0415
-    from analysis.curve import fit_curve  # noqa: PLC0415
+    from analysis.curve import fit_curve_and_lines  # noqa: PLC0415
+    from analysis.figures.learning_curves import chosen  # noqa: PLC0415
+    from analysis.histories import load_histories  # noqa: PLC0415
+    from analysis.plots import all_figures  # noqa: PLC0415
     from analysis.report import write_report  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
     from analysis.scheduling import fit_schedule  # noqa: PLC0415
 
     runs = load_runs(name, places.tracking_uri)
-    fitted = with_test(fit_curve(runs), load_students(name, places.tracking_uri))
+    fitted, lines = fit_curve_and_lines(runs)
+    fitted = with_test(fitted, load_students(name, places.tracking_uri))
     try:
         schedule = fit_schedule(fitted, runs)
     except AnalysisError as error:
         schedule = None
         out.print(f"without a schedule: {error}", markup=False)
-    _write(out_file, lambda path: write_report(path, runs, fitted, schedule))
+    histories = load_histories(chosen(runs), places.tracking_uri)
+    pictures = all_figures(runs, fitted, schedule, lines=lines, histories=histories)
+    _write(out_file, lambda path: write_report(path, runs, fitted, schedule, pictures=pictures))
     out.print(f"written: {out_file}", markup=False)
 
 

@@ -1,9 +1,10 @@
 """The record as the table that a query of MLflow gives: answers need no tracking server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.confirmation import scores_of, tidy_students
+from analysis.histories import COLUMNS
 from analysis.runs import tidy
 from analysis.secrets import redacted
 from search.ledger import Ledger, TrialState
@@ -40,6 +41,18 @@ def runs_frame(ledger: Ledger, places: Places) -> "pd.DataFrame":
         "tracking_uri": redacted(places.tracking_uri),
     }
     return frame
+
+
+def histories_frame(ledger: Ledger, trials: Iterable[int]) -> "pd.DataFrame":
+    """The objective after every epoch of some trials, as `analysis.histories` reads it."""
+    import pandas as pd  # noqa: PLC0415  (as in `analysis.runs`)
+
+    rows = [
+        (trial, epoch, score)
+        for trial in trials
+        for epoch, score in sorted(ledger.trials[int(trial)].scores.items())
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _row(spec: SearchSpec, context: Context, trial: TrialState) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from analysis.secrets import redacted
 from search.places import Places
@@ -224,10 +225,26 @@ def outcome_line(ledger: "Ledger") -> str:
     return f"{total} trials: {', '.join(parts) or 'none ended'}"
 
 
-def print_answers(curve: "pd.DataFrame") -> None:
-    """The answers as a table; what does not fit a narrow terminal is left out, and that is said."""
+def print_curve(curve: "pd.DataFrame") -> None:
+    """The curve as a plot, where people look: a file or a pipe gets the tables alone."""
+    if not out.is_terminal:
+        return
+    from analysis.sketch import sketch  # noqa: PLC0415
+
+    if drawn := sketch(curve, out.width):
+        out.print(Text.from_ansi(drawn), soft_wrap=True)
+        out.print()
+
+
+def print_answers(curve: "pd.DataFrame", *, plot: bool = True) -> None:
+    """The answers as a plot and a table.
+
+    What does not fit a narrow terminal is left out, and that is said.
+    """
     from analysis.format import curve_table  # noqa: PLC0415
 
+    if plot:
+        print_curve(curve)
     whole = curve_table(curve)
     narrow = out.is_terminal and _width(whole) > out.width
     print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.confirmation import with_test
-from analysis.curve import fit_curve
+from analysis.curve import fit_curve_and_lines
 from analysis.errors import AnalysisError
-from analysis.plots import save_figures
+from analysis.figures.learning_curves import chosen
+from analysis.plots import all_figures, save_figures
 from analysis.recorded import FILE, about, plain, to_text
 from analysis.report import write_report
 from analysis.schedule import Schedule
 from analysis.scheduling import fit_schedule
 from analysis.secrets import redacted
-from search.frame import runs_frame, students_frame
+from search.frame import histories_frame, runs_frame, students_frame
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.places import Places
@@ -44,7 +45,8 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     """
     folder = places.answers(ledger.search)
     runs = runs_frame(ledger, places)
-    curve = with_test(fit_curve(runs), students_frame(ledger))
+    fitted, lines = fit_curve_and_lines(runs)
+    curve = with_test(fitted, students_frame(ledger))
     schedule, no_schedule = None, None
     try:
         schedule = fit_schedule(curve, runs)
@@ -65,9 +67,11 @@ def publish(ledger: Ledger, places: Places) -> Answers:
     (folder / FILE).write_text(to_text(curve, known), "utf-8")
     if schedule is not None:
         schedule.save(answers.schedule_file)
-    save_figures(folder / "figures", runs, curve, schedule)
+    histories = histories_frame(ledger, chosen(runs)["trial"])
+    pictures = all_figures(runs, curve, schedule, lines=lines, histories=histories)
+    save_figures(folder / "figures", pictures)
     versions = {f"version of {k}": v for k, v in ledger.plan.get("versions", {}).items()}
-    write_report(answers.report, runs, curve, schedule, versions)
+    write_report(answers.report, runs, curve, schedule, versions, pictures)
     ledger.record(
         EventKind.ANSWER,
         curve=plain(curve),

@@ -30,6 +30,24 @@ def _residual(channels: tuple[int, ...], blocks: int, shape: Shape, classes: int
     return products + channels[-1] * classes
 
 
+def _cnn_weights(width: int, channels: int, classes: int) -> int:
+    normed = 2 * width + 4 * width
+    return 9 * width * (channels + 2 * width) + normed + (8 * width + 1) * classes
+
+
+def _residual_weights(
+    widths: tuple[int, ...], blocks: int, channels: int, classes: int, *, wide: bool = False
+) -> int:
+    """As `_residual`; wide ones normalise before they convolve, and not their stem and shortcut."""
+    weights = 9 * channels * widths[0] + (0 if wide else 2 * widths[0])
+    for inputs, outputs in pairwise(widths):
+        weights += 9 * outputs * (inputs + (2 * blocks - 1) * outputs)
+        weights += 2 * (inputs + (2 * blocks - 1) * outputs) if wide else 4 * blocks * outputs
+        if inputs != outputs:
+            weights += inputs * outputs + (0 if wide else 2 * outputs)
+    return weights + (2 * widths[-1] if wide else 0) + (widths[-1] + 1) * classes
+
+
 _THIN, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 PRICES: dict[str, Price] = {
     **{f"cnn{width}": partial(_cnn, width) for width in (4, 8, 16, 32, 64)},
@@ -44,6 +62,35 @@ PRICES: dict[str, Price] = {
     },
 }
 """Of our architectures, by name; a test holds them to what torch counts."""
+_WEIGHTS: dict[str, Callable[[int, int], int]] = {
+    **{f"cnn{width}": partial(_cnn_weights, width) for width in (4, 8, 16, 32, 64)},
+    **{
+        f"resnet{depth}": partial(_residual_weights, _THIN, (depth - 2) // 6)
+        for depth in (8, 14, 20, 32, 44, 56, 110)
+    },
+    **{
+        f"resnet{depth}x4": partial(_residual_weights, _WIDE, (depth - 2) // 6) for depth in (8, 32)
+    },
+    **{
+        f"wrn-{depth}-{k}": partial(
+            _residual_weights, (16, 16 * k, 32 * k, 64 * k), (depth - 4) // 6, wide=True
+        )
+        for depth, k in ((16, 2), (40, 2), (40, 4))
+    },
+}
+"""From channels of an image and number of classes to trained parameters; tested likewise."""
+
+
+def parameters(architecture: str, channels: int, classes: int) -> int | None:
+    """Trained parameters of a network of ours; None for any other.
+
+    Args:
+        architecture: any name.
+        channels: of an image.
+        classes: number of logits.
+    """
+    count = _WEIGHTS.get(architecture)
+    return None if count is None else count(channels, classes)
 
 
 @lru_cache(maxsize=64)

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
+from trainables import models
 from trainables.config import MODEL_FAMILIES
-from trainables.costs import PRICES, count_flops, forward_flops
+from trainables.costs import PRICES, count_flops, forward_flops, parameters
 
 
 def test_operations_are_those_of_the_products_counted_by_hand():
@@ -17,6 +18,17 @@ def test_operations_are_those_of_the_products_counted_by_hand():
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 29, 15)])
 def test_operations_of_our_networks_are_what_torch_counts(name, shape):
     assert forward_flops(name, shape, 7) == count_flops(name, shape, 7)
+
+
+@pytest.mark.parametrize("name", MODEL_FAMILIES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parameters_of_our_networks_are_those_that_torch_trains(name, channels):
+    model = models.build(name, (channels, 16, 16), 7, seed=0)
+    assert parameters(name, channels, 7) == sum(weight.numel() for weight in model.parameters())
+
+
+def test_the_size_of_other_networks_is_not_known():
+    assert parameters("torchvision:resnet50", 3, 10) is None
 
 
 @pytest.mark.parametrize(
