@@ -64,7 +64,7 @@ QUESTIONS = {
 import mlflow
 mlflow.set_tracking_uri(uri)
 began = now()
-assert len(mlflow.search_runs(experiment_names=[name])) > runs
+assert len(mlflow.search_runs(experiment_names=[name], max_results=2 * runs)) > runs
 """,
     "load_runs, first": """
 from analysis import load_runs
@@ -330,7 +330,8 @@ def measure(store: str, count: int, contexts: int, folder: Path) -> dict[str, Co
 
         def take(what: str, code: str, arguments: list[str]) -> None:
             costs[what] = cost = ask(code, arguments, folder)
-            print(f"{store}: {what}: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB", flush=True)
+            said = f"{cost.seconds:.1f} s, {cost.cpu:.1f} s of CPU, {cost.peak_mb:.0f} MB"
+            print(f"{store}: {what}: {said}", flush=True)
 
         for what, code in QUESTIONS.items():
             arguments = [NAME, uri, str(answers), str(count)]
