@@ -178,7 +178,7 @@ def _carry_out(
 
     with watcher.following(line):
         for student, outcome in _trained(spec, places, students, concurrent):
-            _record(ledger, student, outcome)
+            record_student(ledger, student, outcome)
             done += 1
             failed += isinstance(outcome, BaseException)
 
@@ -250,7 +250,7 @@ def _count_test(dump: dict[str, Any], cache: Path) -> int:
     return require_test(TrialConfig.model_validate(dump), cache)
 
 
-def _record(ledger: Ledger, student: Student, outcome: "dict[str, float] | BaseException") -> None:
+def record_student(ledger: Ledger, student: Student, outcome: "dict[str, float] | BaseException") -> None:
     failed = isinstance(outcome, BaseException)
     before = ledger.confirmed.get(student.key)
     ledger.record(
