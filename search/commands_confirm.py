@@ -84,7 +84,6 @@ def confirm(  # noqa: PLR0913, PLR0917  (the command's options)
             address=address,
             watcher=Display(console),
         )
-    again = next_command("confirm", name, places)
     if done.undelivered:
         _say(
             f"Not all of the record reached MLflow: {done.undelivered}. "
@@ -94,7 +93,7 @@ def confirm(  # noqa: PLR0913, PLR0917  (the command's options)
         total = len(done.plan.students)
         raise KdcurveError(
             f"the confirmation was interrupted; {total - done.left} of its {total} students are "
-            f"recorded. Go on with: {again}"
+            f"recorded. The same command goes on with the rest"
         )
     from analysis.confirmation import confirmation_table  # noqa: PLC0415
 
@@ -141,8 +140,9 @@ def _print_plan(planned: "Confirmation", ledger: "Ledger", places: Places, retry
             {"without": f"an answer: {', '.join(planned.unanswered)}"} if planned.unanswered else {}
         ),
         "seeds": f"{len(planned.seeds)} that no trial has ({seeds})",
-        "students": f"{len(planned.students)}: the answers, KD weight 0 ({plain}: no teacher, so that "
-        f"contexts share them) and 1; {f'{done} done before, ' if done else ''}{len(left)} to train",
+        "students": f"{len(planned.students)}: the answers, KD weight 0 ({plain}: no teacher, so "
+        f"that contexts share them) and 1; {f'{done} done before, ' if done else ''}"
+        f"{len(left)} to train",
         "shared": f"{counted(missing)} to make, the rest is cached",
         "compute": f"{count_samples(samples(spec, left))} epochs × samples in students and at most "
         f"{count_samples(artifact_samples(spec, missing))} for what is shared",

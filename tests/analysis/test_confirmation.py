@@ -41,7 +41,11 @@ def answer(teacher, kd_weight, **more):
         "teacher": teacher,
         "kd_weight": kd_weight,
         **dict.fromkeys(("kd_weight_low", "kd_weight_high"), kd_weight),
-        **{f"{name}{end}": 0.05 for name in ("gain", "gain_over_1") for end in ("", "_low", "_high")},
+        **{
+            f"{name}{end}": 0.05
+            for name in ("gain", "gain_over_1")
+            for end in ("", "_low", "_high")
+        },
         **dict.fromkeys(("score", "score_low", "score_high", "measured_without_kd"), 0.9),
         **dict.fromkeys(("flat_low", "flat_high", "expected_loss"), 0.1),
         **dict.fromkeys(("n_complete", "n_stopped", "n_failed", "n_running", "n_seeds"), 1),
@@ -195,7 +199,9 @@ def test_the_section_counts_what_holm_leaves():
 
 def test_gains_are_points_of_the_parent_run():
     found = with_test(curve(answer("cnn8", 0.4), answer("cnn32", 0.7)), tidy_students(students()))
-    points = {(name, step): value for name, value, step in confirmed_points(plain(found), ["kd_weight"])}
+    points = {
+        (name, step): value for name, value, step in confirmed_points(plain(found), ["kd_weight"])
+    }
     assert points == {
         ("test_gain_over_0/random/cnn8", 100): pytest.approx(0.02),
         ("test_gain_over_1/random/cnn8", 100): pytest.approx(-0.0766667, abs=1e-6),

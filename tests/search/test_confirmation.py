@@ -113,9 +113,22 @@ def answered_none(planned):
     class Empty:
         search, state = "none", SearchState.COMPLETE
         spec = type("Spec", (), {"tuned": ("kd_weight",)})
-        answer = type("Event", (), {"data": {"curve": [
-            {"context": "a", "label": "a", "kd_weight": None, "reason": "too few trials"}
-        ]}})
+        answer = type(
+            "Event",
+            (),
+            {
+                "data": {
+                    "curve": [
+                        {
+                            "context": "a",
+                            "label": "a",
+                            "kd_weight": None,
+                            "reason": "too few trials",
+                        }
+                    ]
+                }
+            },
+        )
 
     return Empty
 
@@ -153,7 +166,7 @@ def test_its_cost_is_that_of_its_students(answered):
 
 def test_a_search_that_has_not_halted_or_not_answered_is_refused(plan, journal, make_spec):
     ledger = plan(journal, make_spec())
-    with pytest.raises(KdcurveError, match="cut off .* kdcurve resume rehearsal, or kdcurve sync"):
+    with pytest.raises(KdcurveError, match=r"cut off .* kdcurve resume rehearsal, or kdcurve sync"):
         plan_confirmation(ledger)
     ledger.record(EventKind.CLOSED, state=SearchState.INTERRUPTED)
     with pytest.raises(KdcurveError, match="no recorded answers; kdcurve sync rehearsal"):
