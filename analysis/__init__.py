@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.confirmation import load_students, with_test
     from analysis.curve import best, fit_curve
     from analysis.errors import AnalysisError
     from analysis.report import write_report
@@ -23,6 +24,8 @@ _HOMES = {
     "fit_schedule": "schedule",
     "load_runs": "runs",
     "load_schedule": "schedule",
+    "load_students": "confirmation",
+    "with_test": "confirmation",
     "write_report": "report",
 }
 
@@ -35,6 +38,8 @@ __all__ = [
     "fit_schedule",
     "load_runs",
     "load_schedule",
+    "load_students",
+    "with_test",
     "write_report",
 ]
 

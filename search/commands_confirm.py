@@ -18,7 +18,7 @@ from search.printing import (
     print_table,
     short_path,
 )
-from trainables.record import Outcome
+from trainables.record import Outcome, SearchState
 
 if TYPE_CHECKING:
     from search.confirmation import Confirmation
@@ -135,7 +135,7 @@ def _print_plan(planned: "Confirmation", ledger: "Ledger", places: Places, retry
     rows = {
         "confirm": spec.name,
         "answers": f"{plural(len(planned.settings), 'context')}, by {planned.estimator}, "
-        f"recorded {made}",
+        f"recorded {made}{_may_change(ledger)}",
         **(
             {"without": f"an answer: {', '.join(planned.unanswered)}"} if planned.unanswered else {}
         ),
@@ -151,6 +151,12 @@ def _print_plan(planned: "Confirmation", ledger: "Ledger", places: Places, retry
     for what, text in rows.items():
         _say(f"{what:>9}  {text}")
     out.print()
+
+
+def _may_change(ledger: "Ledger") -> str:
+    if ledger.state is SearchState.COMPLETE:
+        return ""
+    return f"; the search is {ledger.state}, and may answer otherwise when it is resumed"
 
 
 def export(
