@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis.comparison import compare, compare_schedules
+    from analysis.confirmation import load_students, with_test
     from analysis.curve import best, fit_curve
     from analysis.errors import AnalysisError
     from analysis.report import write_report
@@ -27,6 +28,8 @@ _HOMES = {
     "fit_schedule": "scheduling",
     "load_runs": "runs",
     "load_schedule": "schedule",
+    "load_students": "confirmation",
+    "with_test": "confirmation",
     "write_report": "report",
 }
 
@@ -41,6 +44,8 @@ __all__ = [
     "fit_schedule",
     "load_runs",
     "load_schedule",
+    "load_students",
+    "with_test",
     "write_report",
 ]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STUDENT_DTYPES = {
-    **{"student": "str", "attempt": "Int64", "outcome": "str", "reason": "str", "chosen": "str"},
+    **{"key": "str", "attempt": "Int64", "outcome": "str", "reason": "str", "chosen": "str"},
     **{key: DTYPES[kind] for key, kind in TRIAL_PARAMS.items()},
     **{"test_score": "float64", "val_score": "float64", record.TEST_NLL: "float64"},
     **{"seconds": "float64", "end_time": "Int64"},
@@ -49,7 +49,7 @@ def load_students(name: str, tracking_uri: str) -> "pd.DataFrame":
         tracking_uri: where MLflow keeps it.
 
     Returns:
-        One row per student: `student` (its key), `attempt`, `outcome`, `reason`, `chosen` (keys of
+        One row per student: `key`, `attempt`, `outcome`, `reason`, `chosen` (keys of
         the contexts that it was trained to confirm, separated by commas), every name of
         `record.TRIAL_PARAMS` (what concerns the teacher is missing at KD weight 0), `test_score`
         (the objective on the test set), `val_score` (on the validation split), `test_nll` (nats),
@@ -82,9 +82,9 @@ def load_students(name: str, tracking_uri: str) -> "pd.DataFrame":
 
 def _row(run: "Run", objective: str) -> dict[str, object]:
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-    student, _, attempt = tags[record.TAG_STUDENT].partition("/")
+    key, _, attempt = tags[record.TAG_STUDENT].partition("/")
     return {
-        "student": student,
+        "key": key,
         "attempt": int(attempt),
         "outcome": tags.get(record.TAG_OUTCOME),
         "reason": tags.get(record.TAG_REASON),
@@ -112,8 +112,8 @@ def tidy_students(rows: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
     frame = pd.DataFrame(list(rows), columns=list(STUDENT_DTYPES)).astype(STUDENT_DTYPES)
     return (
         frame[frame["outcome"].notna()]
-        .sort_values(["student", "attempt"])
-        .drop_duplicates("student", keep="last")
+        .sort_values(["key", "attempt"])
+        .drop_duplicates("key", keep="last")
         .reset_index(drop=True)
     )
 

@@ -82,7 +82,8 @@ def tested_title(objective: str) -> str:
 
 def count_text(count: float | None) -> str:
     """A number of things; missing if it is not known."""
-    return MISSING if count is None or count != count else f"{count:.0f}"  # noqa: PLR0124  (NaN)
+    # What is missing may be None, NaN or pandas' own NA.
+    return f"{count:.0f}" if isinstance(count, int | float) and count >= 0 else MISSING
 
 
 def score_text(objective: str, value: float, low: float = np.nan, high: float = np.nan) -> str:

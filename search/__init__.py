@@ -12,6 +12,7 @@ from typing import Any
 _HOMES = {
     "run": "search.launch",
     "resume": "search.launch",
+    "confirm": "search.retraining",
     "SearchResult": "search.launch",
     "load_spec": "search.specfile",
     "parse_spec": "search.specfile",

@@ -18,7 +18,7 @@ from search.printing import (
     print_table,
     short_path,
 )
-from trainables.record import Outcome
+from trainables.record import Outcome, SearchState
 
 if TYPE_CHECKING:
     from search.confirmation import Confirmation
@@ -84,7 +84,6 @@ def confirm(  # noqa: PLR0913, PLR0917  (the command's options)
             address=address,
             watcher=Display(console),
         )
-    again = next_command("confirm", name, places)
     if done.undelivered:
         _say(
             f"Not all of the record reached MLflow: {done.undelivered}. "
@@ -94,7 +93,7 @@ def confirm(  # noqa: PLR0913, PLR0917  (the command's options)
         total = len(done.plan.students)
         raise KdcurveError(
             f"the confirmation was interrupted; {total - done.left} of its {total} students are "
-            f"recorded. Go on with: {again}"
+            f"recorded. The same command goes on with the rest"
         )
     from analysis.confirmation import confirmation_table  # noqa: PLC0415
 
@@ -136,13 +135,14 @@ def _print_plan(planned: "Confirmation", ledger: "Ledger", places: Places, retry
     rows = {
         "confirm": spec.name,
         "answers": f"{plural(len(planned.settings), 'context')}, by {planned.estimator}, "
-        f"recorded {made}",
+        f"recorded {made}{_may_change(ledger)}",
         **(
             {"without": f"an answer: {', '.join(planned.unanswered)}"} if planned.unanswered else {}
         ),
         "seeds": f"{len(planned.seeds)} that no trial has ({seeds})",
-        "students": f"{len(planned.students)}: the answers, KD weight 0 ({plain}: no teacher, so that "
-        f"contexts share them) and 1; {f'{done} done before, ' if done else ''}{len(left)} to train",
+        "students": f"{len(planned.students)}: the answers, KD weight 0 ({plain}: no teacher, so "
+        f"that contexts share them) and 1; {f'{done} done before, ' if done else ''}"
+        f"{len(left)} to train",
         "shared": f"{counted(missing)} to make, the rest is cached",
         "compute": f"{count_samples(samples(spec, left))} epochs × samples in students and at most "
         f"{count_samples(artifact_samples(spec, missing))} for what is shared",
@@ -151,6 +151,12 @@ def _print_plan(planned: "Confirmation", ledger: "Ledger", places: Places, retry
     for what, text in rows.items():
         _say(f"{what:>9}  {text}")
     out.print()
+
+
+def _may_change(ledger: "Ledger") -> str:
+    if ledger.state is SearchState.COMPLETE:
+        return ""
+    return f"; the search is {ledger.state}, and may answer otherwise when it is resumed"
 
 
 def export(

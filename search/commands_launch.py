@@ -1,6 +1,7 @@
 """The commands that launch searches and follow them."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from search.printing import (
     next_command,
     out,
     outcome_line,
+    plural,
     print_answers,
     print_places,
     print_plan,
@@ -202,6 +204,10 @@ def status(name: Name, places: Places, verbose: bool) -> None:
     if stands.state is SearchState.COMPLETE and ledger.reason is not None:
         out.print(f"Ended by its budget: {ledger.reason}.", markup=False, soft_wrap=True)
     _print_failures(ledger)
+    if ledger.confirmed:
+        ends = Counter(event.data["outcome"] for event in ledger.confirmed.values())
+        failed = f", {ends[Outcome.FAILED]} failed" if ends[Outcome.FAILED] else ""
+        out.print(f"Confirmed on test: {plural(ends[Outcome.COMPLETE], 'student')}{failed}")
     if stands.resumable:
         go_on = next_command("resume", name, places)
         out.print(f"Go on with: {go_on}", markup=False, soft_wrap=True)

@@ -82,7 +82,7 @@ def export_student(
         )
     ranked = sorted(students, key=lambda row: (row["val_score"], row["seed"]))
     picked = ranked[PICKS[pick](len(ranked))]
-    event = ledger.confirmed[picked["student"]]
+    event = ledger.confirmed[picked["key"]]
     config = TrialConfig.model_validate(event.data["config"])
     how = f"the {pick} of {len(ranked)} by validation ({picked['val_score']:.4f})"
     weights = _weights(event, config, places, name, say)

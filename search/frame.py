@@ -79,7 +79,7 @@ def students_frame(ledger: Ledger) -> "pd.DataFrame":
     contexts = {context.key: context for context in spec.context_list}
     return tidy_students(
         {
-            "student": event.data["student"],
+            "key": event.data["student"],
             "attempt": event.data["attempt"],
             "outcome": event.data["outcome"],
             "reason": event.data["reason"],

@@ -56,8 +56,8 @@ class EventKind(StrEnum):
     """A confirmation was taken up (answer: number of the event that holds it; estimator; seeds;
     settings, by context)."""
     CONFIRMED = "confirmed"
-    """A student of a confirmation ended (student: its key; attempt; config; chosen: contexts whose
-    answer it is; outcome, reason, metrics, seconds)."""
+    """A student of a confirmation ended (student: its key; attempt; config; context: one that it
+    belongs to; chosen: those whose answer it is; outcome, reason, metrics)."""
 
 
 Entry = tuple[EventKind, int | None, dict[str, Any]]

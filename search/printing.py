@@ -249,10 +249,11 @@ def print_answers(curve: "pd.DataFrame", *, plot: bool = True) -> None:
     narrow = out.is_terminal and _width(whole) > out.width
     print_table(curve_table(curve, compact=True) if narrow else whole, tight=narrow)
     print_level(curve)
-    print_confirmation(curve)
+    tested = print_confirmation(curve)
     if narrow:
         out.print(
-            f"Flat ranges, losses, trials, seeds: in {_width(whole)} columns, or --format csv."
+            f"Flat ranges, losses, trials, seeds{', test results' if tested else ''}: in "
+            f"{_width(whole)} columns, or --format csv."
         )
 
 
@@ -268,15 +269,17 @@ def print_level(curve: "pd.DataFrame") -> None:
     _print_each(curve, lambda search: search["signal"])
 
 
-def print_confirmation(curve: "pd.DataFrame") -> None:
-    """How the columns of the test set are to be read, where answers were confirmed."""
+def print_confirmation(curve: "pd.DataFrame") -> bool:
+    """How the columns of the test set are to be read; whether answers were confirmed."""
     if "test_score" not in curve:
-        return
+        return False
     from analysis.confirmation import confirmation_text, is_confirmed  # noqa: PLC0415
 
-    if is_confirmed(curve):
-        for line in confirmation_text(curve):
-            out.print(line, markup=False, soft_wrap=True)
+    if not is_confirmed(curve):
+        return False
+    for line in confirmation_text(curve):
+        out.print(line, markup=False, soft_wrap=True)
+    return True
 
 
 def print_source(curve: "pd.DataFrame") -> None:

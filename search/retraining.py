@@ -47,10 +47,8 @@ class Confirmed:
 
     plan: Confirmation
     ledger: Ledger
-    trained: int
-    """Students that ended now."""
     left: int
-    """Those that have not, since it was interrupted."""
+    """Students that have not ended, since it was interrupted."""
     curve: "pd.DataFrame | None"
     """The answers with what the test set says of them; None as long as students are left."""
     undelivered: str | None
@@ -71,7 +69,8 @@ def plan(
         KdcurveError: as `plan_confirmation`, or there is no such search.
     """
     places = places or Places.at()
-    return _plan(Ledger(open_recorded(name, places), name), places, seeds, wanted, estimator)
+    ledger = Ledger(open_recorded(name, places), name)
+    return _plan(ledger, places, seeds, wanted, estimator), ledger
 
 
 def _plan(
@@ -80,9 +79,9 @@ def _plan(
     seeds: int,
     wanted: Mapping[str, str | float | None] | None,
     estimator: str,
-) -> tuple[Confirmation, Ledger]:
+) -> Confirmation:
     rows = None if estimator == DEFAULT else plain(fit_curve(runs_frame(ledger, places), estimator))
-    return plan_confirmation(ledger, seeds, wanted, rows, estimator), ledger
+    return plan_confirmation(ledger, seeds, wanted, rows, estimator)
 
 
 def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
@@ -127,8 +126,11 @@ def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
         notice = delivery.check()
     with writing(journal, name, places.folder(name), take_over=take_over) as writer:
         ledger = Ledger(journal, name, writer.append)
-        planned, _ = _plan(ledger, places, seeds, wanted, estimator)
-        before = planned.left(ledger, retry=retry)
+        planned = _plan(ledger, places, seeds, wanted, estimator)
+        students = planned.left(ledger, retry=retry)
+        if not students and journal.newest(name).kind is EventKind.ANSWER:
+            return Confirmed(planned, ledger, 0, _curve(ledger, places, estimator), None)
+        known = dict(ledger.confirmed)
         with stopping_cleanly(watcher):
             if notice:
                 watcher.say(notice)
@@ -143,19 +145,22 @@ def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
             delivery.start()
             curve = None
             try:
-                if before:
+                if students:
                     with connected(places.folder(name), address):
-                        _carry_out(spec, places, ledger, before, watcher)
+                        _carry_out(spec, places, ledger, students, watcher)
                 curve = publish(ledger, places).curve
                 if estimator != DEFAULT:
-                    fitted = fit_curve(runs_frame(ledger, places), estimator)
-                    curve = with_test(fitted, students_frame(ledger))
+                    curve = _curve(ledger, places, estimator)
             except KeyboardInterrupt:
                 pass
             finally:
                 undelivered = deliver_rest(ledger, writer, delivery, watcher)
-    left = len(planned.left(ledger, retry=retry))
-    return Confirmed(planned, ledger, len(before) - left, left, curve, undelivered)
+    left = sum(ledger.confirmed.get(each.key) is known.get(each.key) for each in students)
+    return Confirmed(planned, ledger, left, curve, undelivered)
+
+
+def _curve(ledger: Ledger, places: Places, estimator: str) -> "pd.DataFrame":
+    return with_test(fit_curve(runs_frame(ledger, places), estimator), students_frame(ledger))
 
 
 def _carry_out(
@@ -165,8 +170,7 @@ def _carry_out(
     _require_test(spec, places, students[0].config)
     needed = needed_by(student.config for student in students)
     prepare_shared(spec, places, ledger, watcher.say, needed)
-    began, done = time.monotonic(), 0
-    failed = 0
+    began, done, failed = time.monotonic(), 0, 0
 
     def line() -> str:
         from search.display import duration  # noqa: PLC0415
@@ -178,7 +182,7 @@ def _carry_out(
 
     with watcher.following(line):
         for student, outcome in _trained(spec, places, students, concurrent):
-            _record(ledger, student, outcome)
+            record_student(ledger, student, outcome)
             done += 1
             failed += isinstance(outcome, BaseException)
 
@@ -250,7 +254,10 @@ def _count_test(dump: dict[str, Any], cache: Path) -> int:
     return require_test(TrialConfig.model_validate(dump), cache)
 
 
-def _record(ledger: Ledger, student: Student, outcome: "dict[str, float] | BaseException") -> None:
+def record_student(
+    ledger: Ledger, student: Student, outcome: "dict[str, float] | BaseException"
+) -> None:
+    """Record how a student ended: by its metrics, or by what it raised."""
     failed = isinstance(outcome, BaseException)
     before = ledger.confirmed.get(student.key)
     ledger.record(
