@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,9 +25,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from analysis.errors import nearest
 from analysis.secrets import redacted
-from search.errors import KdcurveError, UsageError
+from search.errors import KdcurveError
 from search.wheel import pack
-from trainables.config import is_own
 
 PROBE_S = 5.0
 """How long a cluster has to accept a connection."""
@@ -135,19 +133,12 @@ class Cluster:
             arguments: of the command.
             files: folder to send along; the command runs in it, and every worker finds modules
                 there. What its `.gitignore` and `.rayignore` name stays here.
-            places: environment variables that say where things live on the cluster.
+            places: environment variables that say where things live on the cluster; everybody
+                there can read them (see `bundle.require_no_secrets`).
 
         Raises:
-            UsageError: a place holds a password.
             KdcurveError: the search runs already, or the cluster does not take the job.
         """
-        for name, value in places.items():
-            if redacted(value) != value:
-                raise UsageError(
-                    f"{name}: {redacted(value)!r} holds a password, which everybody on the cluster "
-                    "could read; leave it out and put it into ~/.pgpass or ~/.mlflow/credentials "
-                    "on the head"
-                )
         before = self.jobs(search)
         if before and not before[-1].ended:
             raise KdcurveError(f"{search} is running on the cluster at {self.address}")
@@ -272,15 +263,3 @@ def _authorisation() -> dict[str, str]:
         with contextlib.suppress(OSError):
             token = path.read_text(encoding="utf-8").strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def own_parts(value: Any) -> Iterator[str]:
-    """Functions of the user's own that a search file names, `package.module:function`."""
-    if isinstance(value, Mapping):
-        for part in value.values():
-            yield from own_parts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from own_parts(part)
-    elif isinstance(value, str) and is_own(value):
-        yield value
