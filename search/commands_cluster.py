@@ -1,6 +1,7 @@
 """The commands for clusters: check a cluster file, launch searches there, follow and stop them."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ class There:
     @property
     def option(self) -> str:
         """The option that names it."""
-        return f"--cluster {self.file}" if self.file else f"--address {self.address}"
+        words = ["--cluster", str(self.file)] if self.file else ["--address", self.address]
+        return shlex.join(words)
 
 
 def is_elsewhere(address: str | None, cluster: Path | None) -> bool:
@@ -120,7 +122,7 @@ def _launch(
     with _reached(cluster) as jobs:
         job = jobs.submit(search, arguments, folder, variables)
         _say(f"{search} runs on the cluster as job {job.id}; it goes on without this machine")
-        _follow(jobs, job, cluster, past=None)
+        _follow(jobs, job, cluster, whole=True)
 
 
 def attach(
@@ -157,15 +159,14 @@ def stop(
             _say(f"{name} is not running: {_outcome(job)}")
             return
         jobs.stop(job)
-        with _leaving(name, where):
-            job = jobs.follow(job, _show, past=0)
+        job = jobs.follow(job, _show)
         _say(f"{name} {_outcome(job)}. Go on with: {_command('resume', name, where)}")
 
 
-def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, past: int | None = 15) -> None:
+def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, *, whole: bool = False) -> None:
     """Show what a run prints until it ends, and end as it did."""
     with _leaving(job.search, cluster):
-        job = jobs.follow(job, _show, past=past)
+        job = jobs.follow(job, _show, whole=whole)
     if job.exit_code == 0:
         return
     if job.exit_code == UsageError.exit_code:

@@ -162,13 +162,13 @@ class Cluster:
         with self._answering():
             self._client.stop_job(job.id)
 
-    def follow(self, job: Job, show: Show, *, past: int | None = SHOWN_AGAIN) -> Job:
+    def follow(self, job: Job, show: Show, *, whole: bool = False) -> Job:
         """Show what a run prints until it ends.
 
         Args:
             job: the run.
             show: takes note of text.
-            past: lines of what was printed before, to begin with; None for all.
+            whole: begin with all that it has printed, not only the end of that.
 
         Returns:
             The run as it ended.
@@ -176,15 +176,25 @@ class Cluster:
         Raises:
             KdcurveError: the connection is gone.
         """
-        seen = 0 if past is None else self._skip(job, show, past)
+        seen = 0 if whole else self._skip(job, show)
         lost: float | None = None
+
+        async def tail() -> None:
+            nonlocal seen
+            position = 0
+            async for text in self._client.tail_job_logs(job.id):
+                position += len(text)
+                if position > seen:
+                    show(text[len(text) - (position - seen) :])
+                    seen = position
+
         while True:
             try:
                 with self._answering():
                     current = self._again(job)
                     lost = None
                     if current.status is not JobStatus.PENDING:
-                        seen = asyncio.run(self._tail(job, show, seen))
+                        asyncio.run(tail())  # from the beginning, each time
                         current = self._again(job)
                 if current.ended:
                     return current
@@ -197,25 +207,15 @@ class Cluster:
     def _again(self, job: Job) -> Job:
         return next(each for each in self.jobs(job.search) if each.id == job.id)
 
-    def _skip(self, job: Job, show: Show, lines: int) -> int:
+    def _skip(self, job: Job, show: Show) -> int:
         """Show the end of what was printed; returns the length of all of it."""
         if job.status is JobStatus.PENDING:
             return 0
         with self._answering():
             text: str = self._client.get_job_logs(job.id)
         shown = text.splitlines(keepends=True)
-        show("".join(shown[-lines:]))
+        show("".join(shown[-SHOWN_AGAIN:]))
         return len(text)
-
-    async def _tail(self, job: Job, show: Show, seen: int) -> int:
-        """Show what a run prints after so many characters; returns how many there are now."""
-        position = 0
-        async for text in self._client.tail_job_logs(job.id):
-            position += len(text)
-            if position > seen:
-                show(text[len(text) - (position - seen) :])
-                seen = position
-        return seen
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:

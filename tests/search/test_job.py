@@ -110,8 +110,10 @@ def test_the_file_alone_is_sent_or_the_folder_it_lies_in(tmp_path):
         assert (folder, sent) == (project, "configs/mine.yaml")
     with sent_along(None, None) as (folder, _):
         assert any(folder.iterdir()), "Ray sends no empty folder"
-    with pytest.raises(UsageError, match="does not lie in it"), sent_along(file, tmp_path / "x"):
-        pass
+    (tmp_path / "other").mkdir()
+    for elsewhere, why in (("other", "does not lie in it"), ("none", "there is no such folder")):
+        with pytest.raises(UsageError, match=why), sent_along(file, tmp_path / elsewhere):
+            pass
 
 
 def test_the_wheel_is_what_runs_here_and_requires_nothing(tmp_path):
