@@ -1,8 +1,7 @@
 """The commands for clusters: check a cluster file, launch searches there, follow and stop them."""
 
 import contextlib
-import shutil
-import tempfile
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.bundle import require_no_secrets, require_own_parts, sent_along
 from search.errors import KdcurveError, UsageError
 from search.options import Address, Cluster, Name
 from search.places import Places
@@ -17,7 +17,6 @@ from search.printing import out, program
 
 if TYPE_CHECKING:
     from search import job
-    from search.space import SearchSpec
 
 TUNNELLED = "http://127.0.0.1:8265"
 """Where `ray dashboard` puts a cluster."""
@@ -35,7 +34,8 @@ class There:
     @property
     def option(self) -> str:
         """The option that names it."""
-        return f"--cluster {self.file}" if self.file else f"--address {self.address}"
+        words = ["--cluster", str(self.file)] if self.file else ["--address", self.address]
+        return shlex.join(words)
 
 
 def is_elsewhere(address: str | None, cluster: Path | None) -> bool:
@@ -90,9 +90,9 @@ def launch_search(
     from search.specfile import load_spec, shrink  # noqa: PLC0415
 
     spec = load_spec(file, name, _ANY_SIZE)
-    _require_own_parts(spec, working_dir)
+    require_own_parts(spec, working_dir)
     search = shrink(spec).name if "--smoke" in options else spec.name
-    with _sent_along(file, working_dir) as (folder, sent):
+    with sent_along(file, working_dir) as (folder, sent):
         _launch(search, ["search", sent, *options], folder, places, cluster)
 
 
@@ -108,51 +108,21 @@ def launch_resume(
     from search.specfile import load_spec  # noqa: PLC0415
 
     if file is not None:
-        _require_own_parts(load_spec(file, name, _ANY_SIZE), working_dir)
-    with _sent_along(file, working_dir) as (folder, sent):
+        require_own_parts(load_spec(file, name, _ANY_SIZE), working_dir)
+    with sent_along(file, working_dir) as (folder, sent):
         extended = ["--file", sent] if file else []
         _launch(name, ["resume", name, *extended, *options], folder, places, cluster)
-
-
-def _require_own_parts(spec: "SearchSpec", working_dir: Path | None) -> None:
-    from search.job import own_parts  # noqa: PLC0415
-
-    own = sorted(set(own_parts(spec.model_dump(exclude_none=True))))
-    if own and working_dir is None:
-        raise UsageError(
-            f"the search file names parts of your own ({', '.join(own)}); --working-dir DIR sends "
-            "the folder with their modules along"
-        )
-
-
-@contextlib.contextmanager
-def _sent_along(file: Path | None, working_dir: Path | None) -> Iterator[tuple[Path, str]]:
-    """The folder to send along, and the search file's path in it."""
-    if working_dir is not None:
-        if not working_dir.is_dir():
-            raise UsageError(f"--working-dir {str(working_dir)!r}: there is no such folder")
-        folder = working_dir.resolve()
-        inside = file is None or file.resolve().is_relative_to(folder)
-        if not inside:
-            raise UsageError(f"--working-dir {str(working_dir)!r}: {file} does not lie in it")
-        yield folder, str(file.resolve().relative_to(folder)) if file else ""
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "README").write_text("What a search was launched with.\n")  # never empty
-        if file is not None:
-            shutil.copyfile(file, folder / "search.yaml")
-        yield folder, "search.yaml"
 
 
 def _launch(
     search: str, arguments: list[str], folder: Path, places: Places, cluster: There
 ) -> None:
     variables = {f"KDCURVE_{name.upper()}": where for name, where in places.named().items()}
+    require_no_secrets(variables)  # before a tunnel is opened
     with _reached(cluster) as jobs:
         job = jobs.submit(search, arguments, folder, variables)
         _say(f"{search} runs on the cluster as job {job.id}; it goes on without this machine")
-        _follow(jobs, job, cluster, past=None)
+        _follow(jobs, job, cluster, whole=True)
 
 
 def attach(
@@ -189,20 +159,20 @@ def stop(
             _say(f"{name} is not running: {_outcome(job)}")
             return
         jobs.stop(job)
-        with _leaving(name, where):
-            job = jobs.follow(job, _show, past=0)
+        job = jobs.follow(job, _show)
         _say(f"{name} {_outcome(job)}. Go on with: {_command('resume', name, where)}")
 
 
-def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, past: int | None = 15) -> None:
+def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, *, whole: bool = False) -> None:
     """Show what a run prints until it ends, and end as it did."""
     with _leaving(job.search, cluster):
-        job = jobs.follow(job, _show, past=past)
+        job = jobs.follow(job, _show, whole=whole)
     if job.exit_code == 0:
         return
+    if job.exit_code == UsageError.exit_code:
+        raise UsageError(f"{job.search} was refused on the cluster")
     _say(f"Go on with: {_command('resume', job.search, cluster)}")
-    error = UsageError if job.exit_code == UsageError.exit_code else KdcurveError
-    raise error(f"{job.search} {_outcome(job)}")
+    raise KdcurveError(f"{job.search} {_outcome(job)}")
 
 
 @contextlib.contextmanager

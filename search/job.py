@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,9 +25,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from analysis.errors import nearest
 from analysis.secrets import redacted
-from search.errors import KdcurveError, UsageError
+from search.errors import KdcurveError
 from search.wheel import pack
-from trainables.config import is_own
 
 PROBE_S = 5.0
 """How long a cluster has to accept a connection."""
@@ -135,19 +133,12 @@ class Cluster:
             arguments: of the command.
             files: folder to send along; the command runs in it, and every worker finds modules
                 there. What its `.gitignore` and `.rayignore` name stays here.
-            places: environment variables that say where things live on the cluster.
+            places: environment variables that say where things live on the cluster; everybody
+                there can read them (see `bundle.require_no_secrets`).
 
         Raises:
-            UsageError: a place holds a password.
             KdcurveError: the search runs already, or the cluster does not take the job.
         """
-        for name, value in places.items():
-            if redacted(value) != value:
-                raise UsageError(
-                    f"{name}: {redacted(value)!r} holds a password, which everybody on the cluster "
-                    "could read; leave it out and put it into ~/.pgpass or ~/.mlflow/credentials "
-                    "on the head"
-                )
         before = self.jobs(search)
         if before and not before[-1].ended:
             raise KdcurveError(f"{search} is running on the cluster at {self.address}")
@@ -171,13 +162,13 @@ class Cluster:
         with self._answering():
             self._client.stop_job(job.id)
 
-    def follow(self, job: Job, show: Show, *, past: int | None = SHOWN_AGAIN) -> Job:
+    def follow(self, job: Job, show: Show, *, whole: bool = False) -> Job:
         """Show what a run prints until it ends.
 
         Args:
             job: the run.
             show: takes note of text.
-            past: lines of what was printed before, to begin with; None for all.
+            whole: begin with all that it has printed, not only the end of that.
 
         Returns:
             The run as it ended.
@@ -185,15 +176,25 @@ class Cluster:
         Raises:
             KdcurveError: the connection is gone.
         """
-        seen = 0 if past is None else self._skip(job, show, past)
+        seen = 0 if whole else self._skip(job, show)
         lost: float | None = None
+
+        async def tail() -> None:
+            nonlocal seen
+            position = 0
+            async for text in self._client.tail_job_logs(job.id):
+                position += len(text)
+                if position > seen:
+                    show(text[len(text) - (position - seen) :])
+                    seen = position
+
         while True:
             try:
                 with self._answering():
                     current = self._again(job)
                     lost = None
                     if current.status is not JobStatus.PENDING:
-                        seen = asyncio.run(self._tail(job, show, seen))
+                        asyncio.run(tail())  # from the beginning, each time
                         current = self._again(job)
                 if current.ended:
                     return current
@@ -206,25 +207,15 @@ class Cluster:
     def _again(self, job: Job) -> Job:
         return next(each for each in self.jobs(job.search) if each.id == job.id)
 
-    def _skip(self, job: Job, show: Show, lines: int) -> int:
+    def _skip(self, job: Job, show: Show) -> int:
         """Show the end of what was printed; returns the length of all of it."""
         if job.status is JobStatus.PENDING:
             return 0
         with self._answering():
             text: str = self._client.get_job_logs(job.id)
         shown = text.splitlines(keepends=True)
-        show("".join(shown[-lines:]))
+        show("".join(shown[-SHOWN_AGAIN:]))
         return len(text)
-
-    async def _tail(self, job: Job, show: Show, seen: int) -> int:
-        """Show what a run prints after so many characters; returns how many there are now."""
-        position = 0
-        async for text in self._client.tail_job_logs(job.id):
-            position += len(text)
-            if position > seen:
-                show(text[len(text) - (position - seen) :])
-                seen = position
-        return seen
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
@@ -272,15 +263,3 @@ def _authorisation() -> dict[str, str]:
         with contextlib.suppress(OSError):
             token = path.read_text(encoding="utf-8").strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def own_parts(value: Any) -> Iterator[str]:
-    """Functions of the user's own that a search file names, `package.module:function`."""
-    if isinstance(value, Mapping):
-        for part in value.values():
-            yield from own_parts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from own_parts(part)
-    elif isinstance(value, str) and is_own(value):
-        yield value

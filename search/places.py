@@ -103,14 +103,14 @@ class Places:
         return (self.home / "mlartifacts").as_uri()
 
     def make(self) -> None:
-        """Create the folders.
+        """Create the folders, for their owner alone; one that is there keeps its permissions.
 
         Raises:
             KdcurveError: a folder cannot be made or written.
         """
         for folder in (self.home, self.storage):
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise KdcurveError(
                     f"cannot create the folder {folder}: {error.strerror}; "

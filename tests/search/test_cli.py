@@ -18,7 +18,7 @@ from search.printing import next_command
 from trainables.record import SearchState
 
 PANELS = {
-    "Launch": ["search", "resume", "status", "list"],
+    "Launch": ["search", "resume", "attach", "stop", "status", "list"],
     "Ask": ["best", "compare", "curve", "fit", "predict", "report", "subset"],
     "Simulate": ["simulate", "table"],
     "Upkeep": ["sync", "rerun", "clean", "delete"],

@@ -3,8 +3,11 @@ import os
 import pytest
 import ray
 
-from search.cluster import connected
+from search.cluster import connected, fit, fit_later
 from search.errors import KdcurveError
+from search.space import Resources
+from search.specfile import read_yaml
+from tests.conftest import ROOT
 from trainables.parts import PATH_VARIABLE
 
 
@@ -47,3 +50,22 @@ def test_ray_that_does_not_come_up_is_one_clear_error(tmp_path, monkeypatch, no_
     ):
         pass
     assert PATH_VARIABLE not in os.environ, "nor is anything left behind"
+
+
+def test_a_trial_fits_into_one_machine_or_not_at_all():
+    machine = {"CPU": 4, "GPU": 1}
+    assert fit(Resources(cpu=3), machine) == 1
+    assert fit(Resources(cpu=5), machine) == 0
+    assert fit(Resources(cpu=1, gpu=0.5), machine) == 2
+    assert fit(Resources(cpu=0.1), {"CPU": 1}) == 10
+    assert fit(Resources(cpu=1, gpu=0.1), {"CPU": 16, "GPU": 1}) == 10
+    assert fit(Resources(), {}) == 0
+
+
+def test_trials_that_fit_once_all_workers_are_up():
+    cluster = read_yaml(ROOT / "cluster.yaml", "")
+    assert fit_later(Resources(cpu=2, gpu=0.5), cluster) == 16
+    assert fit_later(Resources(cpu=8), cluster) == 0, "the head does not count"
+    assert fit_later(Resources(), {}) == 0
+    cluster["available_node_types"]["large"] = {"resources": {"CPU": 16}, "max_workers": 3}
+    assert fit_later(Resources(cpu=4), cluster) == 3 * 4 + 5, "of 8 machines at most, the largest"

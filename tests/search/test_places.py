@@ -36,6 +36,8 @@ def test_folders_are_made_as_deep_as_needed(tmp_path):
     places.make()
     assert (tmp_path / "a" / "b").is_dir()
     assert (tmp_path / "c" / "d").is_dir()
+    for made in (tmp_path / "a" / "b", tmp_path / "c" / "d"):
+        assert made.stat().st_mode & 0o777 == 0o700, "for its owner alone"
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
