@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from analysis.laws import LAWS, SIMPLEST
 from analysis.schedule import HeldOut
 
-CERTAINTY = 0.975
-"""One-sided, of a t-test on paired differences, to prefer a family to the simplest."""
+ERRORS = 2.0
+"""Standard errors by which a family must be better to be preferred to the simplest."""
 
 
 class Compared(NamedTuple):
@@ -51,15 +50,14 @@ def compare(held_out: Sequence[HeldOut]) -> list[Compared]:
     return found
 
 
-def choose(compared: Sequence[Compared]) -> tuple[str, str]:
+def choose(compared: Sequence[Compared], errors: float = ERRORS) -> tuple[str, str]:
     """The simplest family, unless another is better beyond noise; and why, in words."""
     if not compared:
         return SIMPLEST, f"{SIMPLEST}: nothing was compared, which takes trials at 3 fractions"
     n = compared[0].n_inside
     if n < 2:  # noqa: PLR2004  (no standard error from one difference)
         return SIMPLEST, f"{SIMPLEST}: one held-out fraction cannot tell families apart"
-    quantile = float(stdtrit(n - 1, CERTAINTY))
-    better = [each for each in compared if each.difference < -quantile * each.error]
+    better = [each for each in compared if each.difference < -errors * each.error]
     where = f"at {n} held-out fractions inside the range"
     if not better:
         return SIMPLEST, f"{SIMPLEST}: no other family lost less beyond noise {where}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from analysis.choice import compare
 from trainables.record import VAL_ACCURACY, VAL_R2, Outcome
 
 if TYPE_CHECKING:
@@ -282,8 +283,6 @@ def prediction_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def family_table(schedule: "Schedule") -> Table:
     """What each family lost at fractions that it was not shown; no rows if none was compared."""
-    from analysis.choice import compare  # noqa: PLC0415  (scipy, only where it is asked for)
-
     objective = str(schedule.provenance.get("objective"))
     unit = " (points)" if is_share(objective) else ""
     compared = compare(schedule.held_out)

@@ -98,10 +98,12 @@ def fit_schedule(
             f"and teacher ({why})"
         )
     asked = None if runs is None else _Surfaces(curve, runs)
-    held_out = tuple(_held_out(groups, asked)) if asked else ()
-    chosen, choice = choose(compare(held_out))
-    if family != AUTO:
-        chosen, choice = family, f"{family}: as asked for"
+    held_out: tuple[HeldOut, ...] = ()
+    if family == AUTO:
+        held_out = tuple(_held_out(groups, asked)) if asked else ()
+        chosen, choice = choose(compare(held_out))
+    else:
+        chosen, choice = family, f"{family}: as asked for, nothing was compared"
     whole = asked.without(None) if asked and chosen == "surface" else None
     laws = []
     for group in groups:
@@ -159,7 +161,6 @@ class _Surfaces:
         """Whether answers come from the surface, so that leaving trials out changes the others."""
         self.level: float = curve.attrs["level"]
         self._pooled = pool(self.contexts)
-        self._start: Any = None
         lines = fitted_lines(runs, curve)
         if lines.empty:  # an estimator without lines
             attrs = {**curve.attrs, "estimator": DEFAULT}
@@ -169,10 +170,8 @@ class _Surfaces:
         self._lines = {key: part for key, part in lines.groupby("context")}
 
     def without(self, fraction: float | None) -> PartSurface:
-        """One fit for all contexts; the next one starts where it ended."""
-        part = fit_without(self.contexts, self._pooled, fraction, self._start)
-        self._start = part.hyperparameters
-        return part
+        """One fit for all contexts."""
+        return fit_without(self.contexts, self._pooled, fraction)
 
     def lost(self, context: Hashable, kd_weight: float) -> float | None:
         """Score lost by a KD weight against the best one, by the estimate from all trials."""

@@ -11,9 +11,6 @@ from analysis.optimum import find_optimum
 from analysis.settings import Observations
 from analysis.surface import Hyperparameters, Surface, condition, fit, learn, unit_of
 
-WARM_STEPS = 10
-"""Iterations of a fit that starts from one to nearly the same trials."""
-
 
 @dataclass(frozen=True, eq=False)
 class PartSurface:
@@ -64,10 +61,7 @@ class PartSurface:
 
 
 def fit_without(
-    contexts: Sequence[Trials],
-    pooled: Pooled,
-    fraction: float | None,
-    start: Hyperparameters | None = None,
+    contexts: Sequence[Trials], pooled: Pooled, fraction: float | None
 ) -> PartSurface:
     """Fit one surface for all contexts, the trials at a fraction left out.
 
@@ -75,17 +69,16 @@ def fit_without(
         contexts: complete trials of all contexts.
         pooled: the same, from `pool`.
         fraction: what is left out; None shows all.
-        start: hyperparameters of another such fit, to start from.
     """
     learnt = pooled.learnt
     kept = np.arange(len(learnt))
     if fraction is not None:
         kept = np.flatnonzero(~np.isclose(learnt.at.fraction, fraction))
     shown = _part(learnt, kept)
-    warm = {} if start is None else {"steps": WARM_STEPS}
+    # Not from where another fit ended: that one was shown what is left out here.
     if len(shown) > TOGETHER:
-        return PartSurface(contexts, pooled.codes, shown, learn(shown, start, **warm), None)
-    surface = fit(shown, start, **warm)
+        return PartSurface(contexts, pooled.codes, shown, learn(shown), None)
+    surface = fit(shown)
     return PartSurface(contexts, pooled.codes, shown, surface.hyperparameters, surface)
 
 

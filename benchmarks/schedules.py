@@ -9,8 +9,9 @@ mean score at the truly best KD weight less that at the one the family recommend
 that was shown and past its ends are told apart. Regrets are first averaged over the contexts of a
 replication; the error is that of the mean over replications.
 
-Two rules of choosing a family are judged too: one family for the whole schedule, as `fit_schedule`
-chooses, and one per method and teacher. Each chooses without the fraction it is judged at.
+Rules of choosing a family are judged too: one for the whole schedule or one per method and teacher,
+if it is better than the simplest by so many standard errors. Each chooses without the fraction that
+it is judged at.
 
 Bands: how often they hold the truly best KD weight (to half a step of the table) at fractions that
 were fitted on, and at one inside that was left out of the search's trials altogether.
@@ -50,7 +51,13 @@ from search.specfile import parse_spec
 from search.worlds import settings as settings_of
 
 TABLE = Path(__file__).parent / "data" / "digits.parquet"
-RULES = ("one family for all", "a family per method")
+RULES = {
+    "one family for all, 1 error": (False, 1.0),
+    "one family for all, 2 errors": (False, 2.0),
+    "per method, 1 error": (True, 1.0),
+    "per method, 2 errors": (True, 2.0),
+}
+"""Whether a family is chosen for each method and teacher, and by how many standard errors."""
 FINE = np.linspace(0.0, 1.0, 201)
 
 Truth = Callable[[str, float], np.ndarray]
@@ -111,10 +118,13 @@ def judged(held: HeldOut, others: Sequence[HeldOut], truth: Truth) -> dict[str, 
 
     shown = [each for each in others if each.fraction != held.fraction]
     own = [each for each in shown if (each.method, each.teacher) == (held.method, held.teacher)]
-    chosen = [choose(compare(part))[0] for part in (shown, own)]
+    chosen = {
+        rule: choose(compare(own if apart else shown), errors)[0]
+        for rule, (apart, errors) in RULES.items()
+    }
     return {
         **{family: lost(weight) for family, weight in held.kd_weight.items()},
-        **{rule: lost(held.kd_weight[name]) for rule, name in zip(RULES, chosen, strict=True)},
+        **{rule: lost(held.kd_weight[family]) for rule, family in chosen.items()},
     }
 
 

@@ -161,10 +161,18 @@ def curve(runs):
 @pytest.fixture(scope="session")
 def schedule(runs):
     from analysis.curve import fit_curve
-    from analysis.schedule import fit_schedule
+    from analysis.scheduling import fit_schedule
 
     # What is planted are parabolas: a schedule is tested on optima that have no other error.
-    return fit_schedule(fit_curve(runs, "quadratic"), {"commit": "abc1234"})
+    return fit_schedule(fit_curve(runs, "quadratic"), provenance={"commit": "abc1234"})
+
+
+@pytest.fixture(scope="session")
+def compared(runs, curve):
+    """A schedule whose family was chosen among all."""
+    from analysis.scheduling import fit_schedule
+
+    return fit_schedule(curve, runs)
 
 
 @pytest.fixture

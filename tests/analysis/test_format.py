@@ -1,16 +1,23 @@
+import re
+
 import numpy as np
 import pytest
 
 from analysis.format import (
     curve_table,
+    family_table,
     fraction_text,
     gain_text,
     law_text,
     outcome_table,
     pivot_table,
+    prediction_table,
     score_text,
     with_interval,
 )
+from analysis.laws import LAWS
+from analysis.schedule import ExtrapolationWarning, Line
+from analysis.scheduling import fit_schedule
 
 
 @pytest.mark.parametrize(
@@ -116,5 +123,31 @@ def test_failures_are_listed_with_reasons(runs):
 
 
 def test_a_law_is_a_formula(schedule):
-    law = schedule.law("random", "cnn8").model_copy(update={"intercept": -0.12, "slope": -0.31})
+    line = Line(intercept=-0.12, slope=-0.31)
+    law = schedule.law("random", "cnn8").model_copy(update={"parameters": line})
     assert law_text(law) == "clip(−0.120 − 0.310 ln f, 0, 1)"
+    steeper = law.model_copy(update={"family": "logistic"})
+    assert law_text(steeper) == "logistic(−0.120 − 0.310 ln f)"
+
+
+def test_a_law_of_knots_is_its_answers(runs, curve):
+    law = fit_schedule(curve, family="isotonic").law("random", "cnn8")
+    assert re.fullmatch(r"between (0\.\d\d at \d0%(, )?){4}", law_text(law))
+
+
+def test_families_are_told_with_what_they_lost_and_how_sure_that_is(compared, schedule):
+    table = family_table(compared)
+    assert [row[0] for row in table.rows] == list(LAWS)
+    assert [row[-1] for row in table.rows] == ["used", "", "", ""]
+    assert table.rows[0][2] == ""
+    assert re.fullmatch(r"[+−]\d\.\d\d ± \d\.\d\d", table.rows[1][2])
+    assert family_table(schedule).rows == ()  # nothing was compared
+
+
+def test_what_is_extrapolated_is_marked(schedule):
+    with pytest.warns(ExtrapolationWarning):
+        rows = schedule.table([0.5, 1.0], method="random", teacher="cnn8")
+    table = prediction_table(rows)
+    assert [row[0] for row in table.rows] == ["50%", "100%"]
+    assert [row[2] for row in table.rows] == ["", "extrapolated"]
+    assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", table.rows[0][1])

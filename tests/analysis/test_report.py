@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from analysis.curve import fit_curve
-from analysis.format import curve_table, outcome_table
+from analysis.format import curve_table, family_table, outcome_table, schedule_table
 from analysis.plots import plot_fits, save_figures
-from analysis.report import schedule_table, write_report
+from analysis.report import write_report
 from trainables.record import Outcome
 
 
@@ -61,12 +61,12 @@ def test_the_report_says_what_ended_the_search_and_what_early_stopping_did(
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, runs, curve, schedule):
+def page(tmp_path_factory, runs, curve, compared):
     path = tmp_path_factory.mktemp("report") / "new" / "report.html"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ResourceWarning)  # what other tests left to be collected
-        assert write_report(path, runs, curve, schedule, {"commit": "abc1234"}) == path
+        assert write_report(path, runs, curve, compared, {"commit": "abc1234"}) == path
     return path.read_text(encoding="utf-8")
 
 
@@ -77,10 +77,11 @@ def read(page):
     return reader
 
 
-def test_its_tables_are_those_of_the_commands(read, runs, curve, schedule):
-    answers, laws, outcomes, provenance = read.tables
+def test_its_tables_are_those_of_the_commands(read, runs, curve, compared):
+    answers, laws, families, outcomes, provenance = read.tables
     assert answers == plain(curve_table(curve))
-    assert laws == plain(schedule_table(schedule))
+    assert laws == plain(schedule_table(compared))
+    assert families == plain(family_table(compared))
     assert outcomes == plain(outcome_table(runs))
     assert ["commit", "abc1234"] in provenance
 

@@ -98,7 +98,7 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path):
 
 @pytest.mark.parametrize("module", ["analysis", "analysis.schedule"])
 def test_importing_loads_nothing_heavy(module):
-    heavy = ("torch", "ray", "mlflow", "optuna", "pandas", "scipy", "matplotlib")
+    heavy = ("torch", "ray", "mlflow", "optuna", "pandas", "scipy", "sklearn", "matplotlib")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -1,36 +1,13 @@
 import json
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.schedule import ExtrapolationWarning, fit_schedule, load_schedule
-
-
-def test_the_planted_laws_are_recovered(world, schedule):
-    assert len(schedule.laws) == len(world.LAWS)
-    for law in schedule.laws:
-        assert (law.intercept, law.slope) == pytest.approx(
-            world.LAWS[law.method, law.teacher], abs=0.05
-        )
-    for method, teacher in world.LAWS:
-        got = schedule(world.FRACTIONS, method=method, teacher=teacher)
-        truth = [world.planted(method, teacher, fraction) for fraction in world.FRACTIONS]
-        assert got == pytest.approx(truth, abs=0.05)
-
-
-def test_answers_at_the_ends_bend_the_line_only_until_it_reaches_them(curve):
-    fraction = np.array([0.02, 0.05, 0.1, 0.2, 0.5, 0.9])
-    weight = np.clip(0.1 - 0.5 * np.log(fraction), 0, 1)
-    table = curve.iloc[[0] * 6].assign(
-        fraction=fraction,
-        kd_weight=weight,
-        kd_weight_low=np.clip(weight - 0.05, 0, 1),
-        kd_weight_high=np.clip(weight + 0.05, 0, 1),
-    )
-    (law,) = fit_schedule(table).laws
-    assert (law.intercept, law.slope) == pytest.approx((0.1, -0.5), abs=1e-4)
+from analysis.schedule import ExtrapolationWarning, load_schedule
 
 
 def test_a_number_gives_a_number_and_an_array_its_shape(schedule):
@@ -70,17 +47,12 @@ def test_a_question_it_cannot_answer_lists_what_it_knows(schedule, asked, says):
         schedule(**{"fraction": 0.5} | asked)
 
 
-def test_the_teacher_may_be_omitted_where_there_is_one(curve):
-    one = curve[curve["teacher"] == "cnn8"]
-    assert 0 < fit_schedule(one)(0.5, method="random") < 1
-
-
 def test_it_comes_back_from_its_file_as_it_was(schedule, tmp_path):
     path = tmp_path / "new" / "schedule.json"
     schedule.save(path)
     assert load_schedule(path) == schedule
     document = json.loads(path.read_text())
-    assert document["format_version"] == 1
+    assert document["format_version"] == 2
     assert document["provenance"]["commit"] == "abc1234"
     assert document["provenance"]["search"] == "planted"
     assert document["provenance"]["complete_trials"] == 160
@@ -91,10 +63,12 @@ def test_it_comes_back_from_its_file_as_it_was(schedule, tmp_path):
     ("damage", "says"),
     [
         (lambda d: d.pop("laws"), "key 'laws' is missing"),
-        (lambda d: d.update(format_version=9), "format_version 9; this kdcurve reads 1"),
-        (lambda d: d.update(kind="magic"), "kind:"),
-        (lambda d: d["laws"][0].pop("slope"), "laws.0.slope: field required"),
-        (lambda d: d["laws"][0]["points"][0].update(fraction=2), "laws.0.points.0.fraction:"),
+        (lambda d: d.update(format_version=9), "format_version 9; this kdcurve reads 1, 2"),
+        (lambda d: d["laws"][0].update(family="magic"), "laws.0: .*'magic'.* 'surface'"),
+        (lambda d: d["laws"][0]["parameters"].pop("slope"), r"parameters\.slope: field required"),
+        (lambda d: d["laws"][0]["points"][0].update(fraction=2), r"points\.0\.fraction:"),
+        (lambda d: d["laws"][0]["band"]["low"].pop(), r"band: .*values at \d+ fractions"),
+        (lambda d: d["laws"][0]["band"]["fractions"].reverse(), "band: .*do not ascend"),
         (lambda d: d.update(surprise=1), "surprise:"),
     ],
 )
@@ -118,25 +92,79 @@ def test_a_file_that_is_no_schedule_is_refused(tmp_path, content):
         load_schedule(tmp_path / "none.json")
 
 
-def test_one_fraction_is_no_schedule(curve):
-    with pytest.raises(AnalysisError, match="needs answers at 2 or more fractions"):
-        fit_schedule(curve[curve["fraction"] == 0.5])
+FORMAT_1 = {
+    "format_version": 1,
+    "kind": "clipped-log-linear",
+    "laws": [
+        {
+            "method": "random",
+            "teacher": "cnn8",
+            "intercept": 0.2,
+            "slope": -0.25,
+            "points": [
+                {"fraction": 0.1, "kd_weight": 0.78, "low": 0.7, "high": 0.8},
+                {"fraction": 0.9, "kd_weight": 0.23, "low": 0.2, "high": 0.3},
+            ],
+        }
+    ],
+    "left_out": [],
+    "provenance": {"search": "older"},
+}
 
 
-def test_a_teacher_with_too_few_answers_is_listed_as_left_out(curve):
-    thin = curve.copy()
-    hidden = (thin["teacher"] == "cnn8") & (thin["method"] == "el2n") & (thin["fraction"] > 0.1)
-    thin.loc[hidden, "kd_weight"] = np.nan
-    schedule = fit_schedule(thin)
-    (left,) = schedule.left_out
-    assert (left.method, left.teacher) == ("el2n", "cnn8")
-    assert left.reason == "1 of 4 fractions answered, needs 2"
-    with pytest.raises(AnalysisError, match="left out: 1 of 4 fractions"):
-        schedule(0.5, method="el2n", teacher="cnn8")
+@pytest.fixture
+def older(tmp_path):
+    path = tmp_path / "older.json"
+    path.write_text(json.dumps(FORMAT_1))
+    return load_schedule(path)
 
 
-def test_contexts_that_differ_in_more_are_refused(curve):
-    two = curve.copy()
-    two["temperature"] = np.where(two["fraction"] < 0.4, 2.0, 4.0)
-    with pytest.raises(AnalysisError, match=r"differ in temperature too: 2\.0, 4\.0"):
-        fit_schedule(two)
+def test_a_file_of_format_1_still_answers(older, tmp_path):
+    assert older(0.5) == pytest.approx(0.2 - 0.25 * np.log(0.5))
+    assert older.provenance == {"search": "older"}
+    older.save(tmp_path / "renewed.json")
+    assert load_schedule(tmp_path / "renewed.json") == older
+    with pytest.raises(AnalysisError, match="has no band: .* fit it again"):
+        older.band(0.5)
+    assert older.table([0.5])[0]["low"] is None
+
+
+def test_a_damaged_file_of_format_1_is_refused_by_key(tmp_path):
+    path = tmp_path / "older.json"
+    path.write_text(json.dumps({**FORMAT_1, "kind": "magic"}))
+    with pytest.raises(AnalysisError, match="damaged: kind:"):
+        load_schedule(path)
+
+
+def test_a_band_has_the_shape_of_the_fractions_and_holds_the_schedule(schedule):
+    where = {"method": "random", "teacher": "cnn8"}
+    fractions = np.geomspace(0.1, 0.9, 6).reshape(2, 3)
+    low, high = schedule.band(fractions, **where)
+    assert low.shape == high.shape == (2, 3)
+    assert np.all((low <= schedule(fractions, **where)) & (schedule(fractions, **where) <= high))
+    assert schedule.band(0.3, **where) == (
+        pytest.approx(schedule.band([0.3], **where)[0][0]),
+        pytest.approx(schedule.band([0.3], **where)[1][0]),
+    )
+    with pytest.raises(AnalysisError, match=r"0 is not in \(0, 1\]"):
+        schedule.band(0.0, **where)
+
+
+def test_far_below_what_was_fitted_on_anything_is_possible(schedule):
+    assert schedule.band(1e-4, method="random", teacher="cnn8") == (0.0, 1.0)
+
+
+def test_a_schedule_is_used_without_what_fitting_needs(schedule, tmp_path):
+    path = tmp_path / "schedule.json"
+    schedule.save(path)
+    code = f"""
+import sys
+from analysis import load_schedule
+schedule = load_schedule({str(path)!r})
+where = {{"method": "random", "teacher": "cnn8"}}
+print(schedule(0.3, **where), schedule.band([0.3], **where), schedule.table([0.3], **where))
+heavy = "torch", "ray", "mlflow", "optuna", "pandas", "scipy", "sklearn", "matplotlib"
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
