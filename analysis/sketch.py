@@ -58,9 +58,7 @@ def sketch(curve: "pd.DataFrame", width: int = WIDTH) -> str:
     return "\n".join([*lines, f"{'':{LABEL}}{legend}{several}"])
 
 
-def _panel(
-    answered: "pd.DataFrame", teacher: str, methods: list[str], width: int
-) -> list[str]:
+def _panel(answered: "pd.DataFrame", teacher: str, methods: list[str], width: int) -> list[str]:
     """Lines of equal width: title, plot with its scale, fractions."""
     fractions = sorted(answered["fraction"].unique())
     ends = np.log(fractions[0]), np.log(fractions[-1])

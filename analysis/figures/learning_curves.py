@@ -87,18 +87,26 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     for name, fraction in names.items():
         axes = placed[name]
         rows = frame[frame["fraction"] == fraction]
-        for rung in sorted(rows[rows["outcome"] == Outcome.STOPPED_EARLY].groupby("trial")["epoch"].max().unique()):
+        for rung in sorted(
+            rows[rows["outcome"] == Outcome.STOPPED_EARLY].groupby("trial")["epoch"].max().unique()
+        ):
             axes.axvline(rung, color=GREY, ls=":", lw=1.0)
         for trial, curve in rows.groupby("trial"):
             last = curve.iloc[-1]
             step = min(int(last["kd_weight"] * _STEPS), _STEPS - 1)
-            (line,) = axes.plot(
-                curve["epoch"], scale * curve["score"], color=palette[step], lw=1.0
-            )
+            (line,) = axes.plot(curve["epoch"], scale * curve["score"], color=palette[step], lw=1.0)
             drawing.assign([line], step)
             entries[step] = line
             if last["outcome"] == Outcome.STOPPED_EARLY:
-                end = axes.plot(last["epoch"], scale * last["score"], "x", color=COLORS[1], ms=7, mew=2, zorder=5)
+                end = axes.plot(
+                    last["epoch"],
+                    scale * last["score"],
+                    "x",
+                    color=COLORS[1],
+                    ms=7,
+                    mew=2,
+                    zorder=5,
+                )
                 drawing.assign(end, step)
             how = str(last["outcome"]).replace("_", " ")
             text = f"trial {trial}, KD weight {last['kd_weight']:.2f}\n{how} after epoch "
@@ -108,7 +116,10 @@ def draw(frame: "pd.DataFrame") -> Drawing:
         axes.set_ylim(bottom=scale * float(rows["score"].quantile(HIDDEN)))
     width = 1 / _STEPS
     drawing.legend(
-        {f"KD weight {k * width:.1f} to {(k + 1) * width:.1f}": (entries[k], k) for k in sorted(entries)},
+        {
+            f"KD weight {k * width:.1f} to {(k + 1) * width:.1f}": (entries[k], k)
+            for k in sorted(entries)
+        },
         ncols=3,
     )
     figure.suptitle(_label(frame), fontsize=10)
