@@ -33,6 +33,7 @@ def tidy(findings: Findings) -> "pd.DataFrame":
     sums = costs.agg(spent=("spent", "sum"), grid=("grid", "max"), trials=("trial", "size"))
     frame = named(findings.curve)[["context", "panel", "series", "fraction"]]
     frame = frame.merge(sums, left_on="context", right_index=True)
+    frame = frame[frame["grid"].notna()].reset_index(drop=True)  # what was kept is recorded
     frame.attrs = {**shown(findings.curve.attrs), "seeds": int(seeds)}
     return frame
 

@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from analysis.figures.style import GREY, INK, PAGE, RULE, styled
+from analysis.figures.style import styled
 
 POINTS_PER_INCH = 72
 """SVG is written in points, which are its user units."""
-_TURNED = {INK: "var(--ink)", GREY: "var(--soft)", RULE: "var(--line)", PAGE: "var(--page)"}
 
 
 class Mark(NamedTuple):
@@ -87,8 +86,7 @@ class Drawing:
     def inline(self, name: str, title: str) -> str:
         """As SVG to stand in a page, with `data-marks` for its script.
 
-        No prolog or metadata, ids that no other figure has, and colours that follow the page's
-        theme. `data-marks` lists `[x, y, series, text]` in user units of the SVG.
+        No prolog or metadata, and ids that no other figure has. `data-marks` lists `[x, y, series, text]` in user units of the SVG.
         """
         text = self.svg()
         text = text[text.index("<svg") :]
@@ -98,8 +96,6 @@ class Drawing:
         text = re.sub(
             rf'<g id="{name}-legend-(\d+)-\d+">', r'<g class="entry" data-entry="\1">', text
         )
-        for color, variable in _TURNED.items():
-            text = text.replace(color, variable)
         marks = html.escape(json.dumps(self._positions(), separators=(",", ":")))
         size = POINTS_PER_INCH * self.figure.get_figwidth()
         style = f"max-width: {1.1 * size:.0f}pt; min-width: min(42rem, {size:.0f}pt)"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.curve import usable
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, shown
-from analysis.figures.style import PAGE, SHADES, styled
+from analysis.figures.style import SHADES, styled
 from analysis.format import fraction_text, heading
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     figure = Figure(figsize=(max(size[0], 4.5), size[1]), layout="constrained")
     axes = figure.subplots()
     drawing = Drawing(figure)
-    axes.pcolormesh(values, cmap=SHADES, vmin=0, vmax=1, edgecolors=PAGE, linewidth=1.5)
+    axes.pcolormesh(values, cmap=SHADES, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
     trials = frame.groupby("fraction")["trials"].first()
     for (i, j), value in np.ndenumerate(values):
         color = "black" if value > 0.6 else "white"  # noqa: PLR2004  (light shades)

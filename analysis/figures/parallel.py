@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.curve import usable
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, shown
-from analysis.figures.style import INK, PAGE, SHADES, styled
+from analysis.figures.style import INK, SHADES, styled
 from analysis.format import heading, score_text, value_text
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _height(
     for y, text in zip(at, ticks.values(), strict=True):
         axes.text(
             place - 0.04, y, text, ha="right", va="center", fontsize=8, zorder=4,
-            bbox={"facecolor": PAGE, "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )  # fmt: skip
     return heights + jitter
 

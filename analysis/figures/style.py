@@ -19,16 +19,13 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), ":", (0, (7, 2)))
 SHADES = "cividis"
-INK, GREY, RULE, PAGE = "#1d2329", "#666e76", "#e3e4e6", "#fffffe"
-"""Text, what is said quietly, the grid and the ground: the report turns these with its theme.
-
-What stands on a colour is plain black or white, and stays."""
+INK, GREY, RULE = "#1d2329", "#666e76", "#e3e4e6"
+"""Text, what is said quietly, and the grid."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), PAGE),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

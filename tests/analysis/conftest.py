@@ -70,6 +70,7 @@ class Writer:
         self.number = max(self.number, number + 1)
         params = {"dataset": "digits", "student": "cnn4", "teacher_fraction": 1.0} | params
         params = {"temperature": 4.0, "label_noise": 0.2, "budget_epochs": 3} | params
+        params = {"kept_samples": round(1000 * params["fraction"])} | params
         key = {name: params[name] for name in record.CONTEXT_PARAMS if name not in self.tuned}
         tags = {
             "mlflow.parentRunId": self.parent,
