@@ -231,8 +231,6 @@ def fit_curve_and_lines(
 def _curve(
     runs: "pd.DataFrame", answers: Mapping[Hashable, Answer], estimator: str, level: float
 ) -> "pd.DataFrame":
-    import pandas as pd  # noqa: PLC0415  (kept out of the import of this package)
-
     rows = [
         {"context": context, **_context_row(trials, runs.attrs, answers[context])}
         for context, trials in runs.groupby("context", sort=False)

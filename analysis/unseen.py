@@ -60,9 +60,7 @@ class PartSurface:
         return find_optimum(self.surface, settings, trials.kd_weight_range, level).kd_weight
 
 
-def fit_without(
-    contexts: Sequence[Trials], pooled: Pooled, fraction: float | None
-) -> PartSurface:
+def fit_without(contexts: Sequence[Trials], pooled: Pooled, fraction: float | None) -> PartSurface:
     """Fit one surface for all contexts, the trials at a fraction left out.
 
     Args:
