@@ -47,9 +47,7 @@ class Evidence:
     def redrawn(self, kd_weight: Floats) -> "Evidence":
         """With other answers, as certain as these."""
         shift = kd_weight - self.kd_weight
-        return replace(
-            self, kd_weight=kd_weight, low=self.low + shift, high=self.high + shift
-        )
+        return replace(self, kd_weight=kd_weight, low=self.low + shift, high=self.high + shift)
 
 
 Parameters = dict[str, Any]
@@ -84,9 +82,7 @@ def isotonic(evidence: Evidence) -> Parameters:
     weights = evidence.width**-2
 
     def fitted(increasing: bool) -> tuple[float, Floats]:
-        values = isotonic_regression(
-            evidence.kd_weight, weights=weights, increasing=increasing
-        ).x
+        values = isotonic_regression(evidence.kd_weight, weights=weights, increasing=increasing).x
         return float(weights @ (values - evidence.kd_weight) ** 2), values
 
     _, values = min((fitted(increasing=False), fitted(increasing=True)), key=lambda fit: fit[0])

@@ -227,9 +227,7 @@ def prediction_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         ends = [np.nan if row[end] is None else row[end] for end in ("low", "high")]
         weight = with_interval(row["kd_weight"], *ends, ".3f")
-        texts.append(
-            (fraction_text(row["fraction"]), weight, "extrapolated" * row["extrapolated"])
-        )
+        texts.append((fraction_text(row["fraction"]), weight, "extrapolated" * row["extrapolated"]))
     return Table(columns, tuple(texts))
 
 

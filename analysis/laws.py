@@ -23,7 +23,9 @@ def logistic(fraction: Floats, *, intercept: float, slope: float) -> Floats:
     return half
 
 
-def interpolated(fraction: Floats, *, fractions: Sequence[float], values: Sequence[float]) -> Floats:
+def interpolated(
+    fraction: Floats, *, fractions: Sequence[float], values: Sequence[float]
+) -> Floats:
     """Straight lines in ln f between knots, and level beyond them.
 
     Args:

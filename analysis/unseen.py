@@ -34,9 +34,7 @@ class PartSurface:
             return self
         rows = np.flatnonzero(np.isin(self.shown.at.context, np.array(law)))
         unit = unit_of(self.shown)
-        return replace(
-            self, surface=condition(_part(self.shown, rows), self.hyperparameters, unit)
-        )
+        return replace(self, surface=condition(_part(self.shown, rows), self.hyperparameters, unit))
 
     def answer(self, context: int, level: float) -> Estimate:
         """The best KD weight in a context whose trials were shown."""
@@ -62,9 +60,7 @@ class PartSurface:
         return find_optimum(self.surface, settings, trials.kd_weight_range, level).kd_weight
 
 
-def fit_without(
-    contexts: Sequence[Trials], pooled: Pooled, fraction: float | None
-) -> PartSurface:
+def fit_without(contexts: Sequence[Trials], pooled: Pooled, fraction: float | None) -> PartSurface:
     """Fit one surface for all contexts, the trials at a fraction left out.
 
     Args:
