@@ -13,7 +13,7 @@ ERRORS = 2.0
 
 
 class Compared(NamedTuple):
-    """A family's regret at held-out fractions, in the unit of the score; NaN where there are none."""
+    """A family's regret at held-out fractions, in the unit of the score; NaN without any."""
 
     family: str
     inside: float

@@ -140,6 +140,7 @@ class Codes:
         self._numbers: dict[tuple[str, Hashable], int] = {}
 
     def number(self, kind: str, value: Hashable) -> int:
+        """The number of a value, a new one the first time."""
         known = [key for key in self._numbers if key[0] == kind]
         return self._numbers.setdefault((kind, value), len(known))
 

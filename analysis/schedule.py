@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal, Self, overload
@@ -366,7 +367,7 @@ class _Format1(_Document):
 def _require_knots(fractions: tuple[float, ...], values: tuple[float, ...]) -> None:
     if len(values) != len(fractions):
         raise ValueError(f"{len(values)} values at {len(fractions)} fractions")
-    if any(b <= a for a, b in zip(fractions, fractions[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(fractions)):
         raise ValueError("fractions do not ascend")
 
 

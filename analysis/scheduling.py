@@ -1,4 +1,4 @@
-"""Schedules fitted: a family chosen by its regret at unseen fractions, a law per method and teacher."""
+"""Schedules fitted: a family chosen by its regret at unseen fractions, a law for each context."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from analysis.errors import AnalysisError, known
 from analysis.estimators import DEFAULT, Trials
 from analysis.families import FAMILIES, Evidence
 from analysis.joint import pool
-from analysis.laws import LAWS, SIMPLEST
+from analysis.laws import LAWS
 from analysis.schedule import MIN_FRACTIONS, HeldOut, LeftOut, Schedule
 from analysis.settings import Floats
 from analysis.unseen import PartSurface, fit_without
@@ -65,9 +65,9 @@ def fit_schedule(
     """Fit the KD weight as a function of the kept fraction, per method and teacher.
 
     Families of laws, `FAMILIES`: `clipped-log-linear`, clip(a + b ln f, 0, 1); `logistic` in
-    ln f; `isotonic`, monotone through the answers; `surface`, the maximum of the response surface at
-    any f. All but the last are least squares with each answer weighted by the inverse width of its
-    interval. With `auto` each fraction is held out in turn: its trials are left out, one surface is
+    ln f; `isotonic`, monotone through the answers; `surface`, the maximum of the response surface
+    at any f. All but the last are least squares with each answer weighted by the inverse width of
+    its interval. With `auto` each fraction is held out in turn: its trials are left out, one surface is
     fitted to the rest and answers for it, every family is fitted to these answers and loses
     something at the held-out fraction, in accuracy by the estimate from all trials. The simplest
     family is taken unless another loses less beyond noise, at the fractions inside the range.
@@ -167,7 +167,7 @@ class _Surfaces:
             judge = curve.copy()
             judge.attrs = attrs
             lines = fitted_lines(runs, judge)
-        self._lines = {key: part for key, part in lines.groupby("context")}
+        self._lines: dict[Hashable, pd.DataFrame] = dict(iter(lines.groupby("context")))
 
     def without(self, fraction: float | None) -> PartSurface:
         """One fit for all contexts."""

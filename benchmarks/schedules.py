@@ -4,10 +4,10 @@
 
 Searches are replayed on a response table (or a table of counts, see `search_efficiency.py`) whose
 truth is the mean over all its seeds. Each is answered and gets a schedule. Every fraction is held
-out in turn as `fit_schedule` does; what a family loses there is counted by the truth, in points: the
-mean score at the truly best KD weight less that at the one the family recommends. Inside the range
-that was shown and past its ends are told apart. Regrets are first averaged over the contexts of a
-replication; the error is that of the mean over replications.
+out in turn as `fit_schedule` does; what a family loses there is counted by the truth, in points:
+the mean score at the truly best KD weight less that at the one the family recommends. Inside the
+range that was shown and past its ends are told apart. Regrets are first averaged over the contexts
+of a replication; the error is that of the mean over replications.
 
 Rules of choosing a family are judged too: one for the whole schedule or one per method and teacher,
 if it is better than the simplest by so many standard errors. Each chooses without the fraction that
@@ -178,7 +178,9 @@ def main() -> None:
             inside: np.array(
                 [
                     [
-                        np.mean([r[column] for one in row for r in one["lost"] if r["inside"] == inside])
+                        np.mean(
+                            [r[column] for one in row for r in one["lost"] if r["inside"] == inside]
+                        )
                         for column in (name, simplest)
                     ]
                     for row in found

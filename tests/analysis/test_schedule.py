@@ -124,7 +124,7 @@ def test_a_file_of_format_1_still_answers(older, tmp_path):
     assert older.provenance == {"search": "older"}
     older.save(tmp_path / "renewed.json")
     assert load_schedule(tmp_path / "renewed.json") == older
-    with pytest.raises(AnalysisError, match="has no band: .* fit it again"):
+    with pytest.raises(AnalysisError, match=r"has no band: .* fit it again"):
         older.band(0.5)
     assert older.table([0.5])[0]["low"] is None
 

@@ -9,6 +9,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from analysis.laws import LAWS
+from analysis.schedule import load_schedule
 from search import commands_launch, commands_upkeep
 from search.cli import app
 from search.journal import EventKind, Journal
@@ -23,6 +25,7 @@ PANELS = {
     "Simulate": ["simulate", "table"],
     "Upkeep": ["sync", "rerun", "clean", "delete"],
 }
+LINE = "clipped-log-linear"
 COMMANDS = [command for panel in PANELS.values() for command in panel]
 SEARCH_FILE = """
 name: mine
@@ -470,7 +473,7 @@ def test_a_file_that_cannot_be_written_is_code_1(kdcurve, home, tmp_path):
 @pytest.fixture
 def schedule(kdcurve, home, tmp_path):
     path = tmp_path / "schedule.json"
-    result = kdcurve("fit", "recorded", "--home", home, "--out", path)
+    result = kdcurve("fit", "recorded", "--home", home, "--out", path, "--family", LINE)
     assert result.exit_code == 0, result.output
     return path
 
@@ -483,6 +486,40 @@ def test_a_fitted_schedule_answers_for_fractions_nobody_ran(kdcurve, schedule):
     beyond = kdcurve("predict", schedule, "--fraction", "0.01")
     assert beyond.exit_code == 0
     assert beyond.stderr.startswith("kdcurve: ")
+
+
+def test_several_fractions_come_with_bands_and_marks(kdcurve, schedule):
+    asked = ["predict", schedule, "--fraction", "0.05", "--fraction", "0.45"]
+    table = kdcurve(*asked)
+    assert [line.split()[0] for line in table.stdout.splitlines()[-2:]] == ["5%", "45%"]
+    assert [line.endswith("extrapolated") for line in table.stdout.splitlines()[-2:]] == [
+        True,
+        False,
+    ]
+    rows = json.loads(kdcurve(*asked, "--format", "json").stdout)
+    assert [row["extrapolated"] for row in rows] == [True, False]
+    for row in rows:
+        assert 0 <= row["low"] <= row["kd_weight"] <= row["high"] <= 1
+        assert (row["method"], row["teacher"]) == ("random", "cnn4")
+    written = csv.DictReader(io.StringIO(kdcurve(*asked, "--format", "csv").stdout))
+    assert [row["fraction"] for row in written] == ["0.05", "0.45"]
+
+
+def test_fitting_says_what_families_lost_and_registers(kdcurve, home, tmp_path):
+    path = tmp_path / "s.json"
+    fit = ["fit", "recorded", "--home", home, "--out", path]
+    whole = kdcurve(*fit, "--register", "recorded", "--alias", "champion")
+    assert whole.exit_code == 0, whole.output
+    for family in LAWS:
+        assert re.search(rf"^{family} +\d", whole.stdout, re.MULTILINE)
+    assert "Each of 4 fractions was held out in turn" in whole.stdout
+    assert "version 1 of recorded, models:/recorded@champion" in whole.stdout
+    forced = kdcurve(*fit, "--family", "isotonic")
+    assert "Family of laws: isotonic: as asked for" in forced.stdout
+    assert load_schedule(path).laws[0].family == "isotonic"
+    assert "known: auto, clipped-log-linear" in failed(kdcurve(*fit, "--family", "spline"), 1)
+    assert "add --register MODEL" in failed(kdcurve(*fit, "--alias", "champion"), 2)
+    assert "'a/b': allowed are" in failed(kdcurve(*fit, "--register", "a/b"), 2)
 
 
 @pytest.mark.parametrize(
