@@ -14,6 +14,7 @@ from analysis.format import (
     gain_text,
     is_share,
     score_text,
+    tested_gain_text,
     tested_title,
     with_interval,
 )
@@ -337,8 +338,8 @@ def confirmation_table(curve: "pd.DataFrame") -> Table:
         yield from (cell(row) for _, cell in cells)
         yield with_interval(row["test_kd_weight"], np.nan, np.nan)
         yield score_text(objective, row["test_score"])
-        for test, validation in (("test_gain", "gain"), ("test_gain_over_1", "gain_over_1")):
-            yield gain_text(objective, *(row[f"{test}{end}"] for end in ("", "_low", "_high")))
+        for over, validation in ((0.0, "gain"), (1.0, "gain_over_1")):
+            yield tested_gain_text(objective, row, over)
             yield gain_text(objective, row[validation])
         yield count_text(row["test_seeds"])
         yield row["test_note"] if isinstance(row["test_note"], str) else ""

@@ -181,16 +181,23 @@ def _test_cells(objective: str) -> tuple[_Cell, ...]:
     """What the test set says, where an answer was confirmed."""
     unit = " (points)" if is_share(objective) else ""
 
-    def gain(name: str, over: str) -> _Cell:
-        title = f"test gain over {over}{unit}"
-        return Column(title), lambda row: gain_text(objective, *_estimate(row, name))
+    def gain(over: float, name: str) -> _Cell:
+        title = f"test gain over {name}{unit}"
+        return Column(title), lambda row: tested_gain_text(objective, row, over)
 
     return (
         (Column(tested_title(objective)), lambda row: score_text(objective, row["test_score"])),
-        gain("test_gain", "no KD"),
-        gain("test_gain_over_1", "1"),
+        gain(0.0, "no KD"),
+        gain(1.0, "1"),
         (Column("test seeds"), lambda row: count_text(row["test_seeds"])),
     )
+
+
+def tested_gain_text(objective: str, row: Mapping[Hashable, Any], over: float) -> str:
+    """A gain on test over KD weight 0 or 1, unless that is the confirmed one."""
+    if row["test_kd_weight"] == over:
+        return f"is {over:.0f}"
+    return gain_text(objective, *_estimate(row, "test_gain_over_1" if over else "test_gain"))
 
 
 def context_cells(curve: "pd.DataFrame") -> tuple[_Cell, ...]:
