@@ -30,7 +30,7 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def best(
+def best(  # noqa: PLR0913, PLR0917  (the command's options)
     name: Name,
     places: Places,
     verbose: bool,
