@@ -33,6 +33,7 @@ def load_histories(trials: "pd.DataFrame", tracking_uri: str) -> "pd.DataFrame":
     try:
         client = MlflowClient(tracking_uri=tracking_uri)
         experiment = client.get_experiment_by_name(trials.attrs["search"])
+        assert experiment is not None  # noqa: S101  (its trials were read)
         for context in trials["context"].unique():
             found = client.search_runs(
                 [experiment.experiment_id],

@@ -1,6 +1,6 @@
 """Score against the data kept, with the best KD weight and without distillation."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, named, shown
@@ -71,7 +71,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
                 bars = draw_points(drawing, axes, mine, "score", k, texts, scale=scale, line=True)
                 entries[series] = bars, k
         without = rows[rows["series"] == WITHOUT].sort_values("fraction")
-        style = {"color": GREY, "marker": "x", "ls": ":", "lw": 1.4, "ms": 5}
+        style: dict[str, Any] = {"color": GREY, "marker": "x", "ls": ":", "lw": 1.4, "ms": 5}
         (line,) = axes.plot(without["fraction"], scale * without["score"], **style)
         drawing.assign([line], len(order))
         for row in without.to_dict("records"):

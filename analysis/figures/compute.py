@@ -1,6 +1,6 @@
 """Compute spent per context, against what the full grid would have cost."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
@@ -65,7 +65,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
         axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_minor_locator(NullLocator())
         grid = rows.drop_duplicates("fraction")
-        style = {"color": GREY, "ls": ":", "marker": "_", "ms": 12, "lw": 1.4}
+        style: dict[str, Any] = {"color": GREY, "ls": ":", "marker": "_", "ms": 12, "lw": 1.4}
         (line,) = axes.plot(grid["fraction"], grid["grid"], **style)
         drawing.assign([line], len(order))
         for k, series in enumerate(order):

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ class Drawing:
             self._named += 1
             artist.set_gid(f"series-{series}-{self._named}")
 
-    def legend(self, entries: dict[str, tuple[Any, int | None]], **more: Any) -> None:
+    def legend(self, entries: Mapping[str, tuple[Any, int]], **more: Any) -> None:
         """One legend under all panels.
 
         Args:
@@ -64,9 +64,8 @@ class Drawing:
         options = {"loc": "outside lower center", "ncols": min(len(entries), 6), **more}
         legend: Legend = self.figure.legend(handles, list(entries), **options)
         for text, (_, series) in zip(legend.get_texts(), entries.values(), strict=True):
-            if series is not None:
-                self._named += 1
-                text.set_gid(f"legend-{series}-{self._named}")
+            self._named += 1
+            text.set_gid(f"legend-{series}-{self._named}")
 
     @styled
     def save(self, target: Any, format: str) -> None:
@@ -86,7 +85,8 @@ class Drawing:
     def inline(self, name: str, title: str) -> str:
         """As SVG to stand in a page, with `data-marks` for its script.
 
-        No prolog or metadata, and ids that no other figure has. `data-marks` lists `[x, y, series, text]` in user units of the SVG.
+        No prolog or metadata, and ids that no other figure has. `data-marks` lists
+        `[x, y, series, text]` in user units of the SVG.
         """
         text = self.svg()
         text = text[text.index("<svg") :]
@@ -106,7 +106,9 @@ class Drawing:
     def box(self, axes: Axes) -> tuple[float, float, float, float]:
         """Left, top, width and height of axes with their labels, in user units of the SVG."""
         scale = POINTS_PER_INCH / self.figure.dpi
-        bounds = axes.get_tightbbox().padded(2.0)
+        bounds = axes.get_tightbbox()
+        assert bounds is not None  # noqa: S101  (of visible axes)
+        bounds = bounds.padded(2.0)
         height = self.figure.get_figheight() * POINTS_PER_INCH
         return (
             round(bounds.x0 * scale, 1),

@@ -4,6 +4,7 @@ from textwrap import shorten, wrap
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.curve import usable
 from analysis.figures.drawing import Drawing
@@ -76,7 +77,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     axes.set_yticks(range(len(frame)), labels)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.08)
     axes.set_xlabel("trials that failed (hatched: timed out)" if any(late) else "trials")
     for i, row in enumerate(frame.to_dict("records")):

@@ -101,7 +101,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     """A table of shares, a row per parameter and a column per fraction, shaded."""
     order = frame.groupby("parameter")["importance"].mean().sort_values(ascending=False).index
     table = frame.pivot_table(index="parameter", columns="fraction", values="importance").loc[order]
-    values = table.to_numpy()
+    values, fractions = table.to_numpy(), table.columns.to_list()
     size = (1.9 + 0.95 * values.shape[1], 0.9 + 0.48 * values.shape[0])
     figure = Figure(figsize=(max(size[0], 4.5), size[1]), layout="constrained")
     axes = figure.subplots()
@@ -111,14 +111,12 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     for (i, j), value in np.ndenumerate(values):
         color = "black" if value > 0.6 else "white"  # noqa: PLR2004  (light shades)
         axes.text(j + 0.5, i + 0.5, f"{value:.0%}", ha="center", va="center", color=color)
-        fraction = float(table.columns[j])
+        fraction = float(fractions[j])
         text = f"{heading(str(order[i]))}, {fraction_text(fraction)} kept: {value:.1%}\n"
         drawing.mark(axes, j + 0.5, i + 0.5, text + f"from {trials[fraction]} trials")
     axes.invert_yaxis()
     axes.set_yticks(np.arange(len(order)) + 0.5, [heading(str(name)) for name in order])
-    axes.set_xticks(
-        np.arange(len(table.columns)) + 0.5, [fraction_text(float(f)) for f in table.columns]
-    )
+    axes.set_xticks(np.arange(len(fractions)) + 0.5, [fraction_text(float(f)) for f in fractions])
     axes.set_xlabel("training data kept")
     axes.grid(visible=False)
     axes.tick_params(length=0)

@@ -14,6 +14,8 @@ from analysis.format import fraction_text, with_interval
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.schedule import Law, Schedule
+
 TITLE = "Best KD weight"
 POINTS = 61
 """Fractions at which a schedule's line is drawn."""
@@ -33,21 +35,25 @@ def tidy(findings: Findings) -> "pd.DataFrame":
     )
     columns = ["panel", "series", "fraction", "kd_weight", "low", "high"]
     frames = [answers[columns].assign(kind="answer")]
-    schedule = findings.schedule
-    for law in schedule.laws if schedule else ():
-        fractions = np.geomspace(*law.range, POINTS)
-        which = {"method": law.method, "teacher": law.teacher}
-        weights = schedule(fractions, **which)  # type: ignore[misc]  (there is one, or no laws)
-        low, high = _band(schedule, fractions, which)
-        line = {"fraction": fractions, "kd_weight": weights, "low": low, "high": high}
-        line |= {"panel": law.method, "series": law.teacher, "kind": "schedule"}
-        frames.append(pd.DataFrame(line))
+    if findings.schedule is not None:
+        frames += [_line(findings.schedule, law) for law in findings.schedule.laws]
     frame = pd.concat(frames, ignore_index=True)[["kind", *columns]]
     frame.attrs = shown(findings.curve.attrs)
     return frame
 
 
-def _band(schedule: object, fractions: Any, which: dict[str, str]) -> tuple[Any, Any]:
+def _line(schedule: "Schedule", law: "Law") -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415
+
+    fractions = np.geomspace(*law.range, POINTS)
+    which = {"method": law.method, "teacher": law.teacher}
+    low, high = _band(schedule, fractions, which)
+    line = {"fraction": fractions, "kd_weight": schedule(fractions, **which), "low": low}
+    line |= {"high": high, "panel": law.method, "series": law.teacher, "kind": "schedule"}
+    return pd.DataFrame(line)
+
+
+def _band(schedule: "Schedule", fractions: Any, which: dict[str, str]) -> tuple[Any, Any]:
     """Low and high of a schedule's band; missing where it has none."""
     band = getattr(schedule, "band", None)
     try:
@@ -74,7 +80,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     figure, placed = panels(dict.fromkeys(answers["panel"]), "best KD weight")
     drawing = Drawing(figure)
     order = sorted(answers["series"].unique())
-    entries = {}
+    entries: dict[str, tuple[Any, int]] = {}
     for panel, axes in placed.items():
         rows = frame[frame["panel"] == panel]
         fraction_axis(axes, sorted(answers["fraction"].unique()))

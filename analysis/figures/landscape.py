@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, named, shown
@@ -67,7 +68,7 @@ def draw(frame: "pd.DataFrame") -> Drawing:
     columns = list(dict.fromkeys(frame["panel"]))
     rows = sorted(frame["series"].unique())
     size = (max(1.6 + 2.6 * len(columns), 5.0), 0.9 + 2.2 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.04, hspace=0.04))
     grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     drawing = Drawing(figure)
     scores = scale * frame.loc[frame["kind"] == "fit", "score"]
@@ -86,11 +87,11 @@ def draw(frame: "pd.DataFrame") -> Drawing:
         axes.set_title(column, visible=True)
     for axes, row in zip(grid[:, 0], rows, strict=True):
         axes.set_ylabel(f"{row}\nKD weight")
+    assert drawn is not None  # noqa: S101  (a frame has a panel)
     bar = figure.colorbar(
         drawn, ax=grid, label=score_title(objective), aspect=30, spacing="uniform", format="%g"
     )
     bar.outline.set_visible(False)
-    figure.get_layout_engine().set(wspace=0.04, hspace=0.04)
     return drawing
 
 

@@ -36,13 +36,14 @@ def chosen(runs: "pd.DataFrame") -> "pd.DataFrame":
     counts = stopped.sum()
     if counts.empty:
         return runs.iloc[:0]
-    method, teacher = counts.idxmax()
+    method, teacher = counts.index[int(counts.argmax())]
     mine = runs[(runs["method"] == method) & (runs["teacher"] == teacher)]
     first = mine.drop_duplicates("fraction").sort_values("fraction")
     step = (len(first) - 1) / max(1, min(MOST_FRACTIONS, len(first)) - 1)
     places = sorted({round(i * step) for i in range(min(MOST_FRACTIONS, len(first)))})
     contexts = first["context"].iloc[places]
-    return mine[mine["context"].isin(contexts)].groupby("context", sort=False).head(MOST_TRIALS)
+    shown_runs = mine[mine["context"].isin(contexts)]
+    return shown_runs[shown_runs.groupby("context").cumcount() < MOST_TRIALS]
 
 
 def tidy(findings: Findings) -> "pd.DataFrame":
@@ -67,9 +68,10 @@ def tidy(findings: Findings) -> "pd.DataFrame":
 def caption(frame: "pd.DataFrame") -> str:
     """What the figure shows."""
     return (
-        f"Validation score after every epoch, in one context per fraction ({_label(frame)}), up to "
-        f"{MOST_TRIALS} trials each; the first epochs lie below. Light lines are high KD weights, dark ones low; × marks where "
-        "a trial was stopped early, and dotted lines the rungs at which that happened."
+        f"Validation score after every epoch, in one context per fraction ({_label(frame)}, where "
+        f"most trials were stopped early), up to {MOST_TRIALS} trials each; the first epochs lie "
+        "below. Light lines are high KD weights, dark ones low; × marks where a trial was stopped "
+        "early, and dotted lines the rungs at which that happened."
     )
 
 

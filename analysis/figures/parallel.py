@@ -1,6 +1,6 @@
 """Parallel coordinates: what the best trials of every context have in common."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -113,7 +113,7 @@ def _height(
     return heights + jitter
 
 
-def _text(name: str, value: object) -> str:
+def _text(name: str, value: Any) -> str:
     if name == RANK:
-        return {0.0: "worst", 0.5: "median", 1.0: "best"}.get(float(value), "")  # type: ignore[arg-type]
+        return {0.0: "worst", 0.5: "median", 1.0: "best"}.get(float(value), "")
     return f"{value:.2f}" if name == "kd_weight" else value_text(name, value)

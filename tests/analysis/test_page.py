@@ -17,7 +17,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VISIT = """
 <script>
 window.addEventListener("load", () => {
-  const $ = (what) => document.querySelector(what), $$ = (what) => [...document.querySelectorAll(what)];
+  const $ = (what) => document.querySelector(what);
+  const $$ = (what) => [...document.querySelectorAll(what)];
   const shown = (each) => getComputedStyle(each).display !== "none";
   const point = (svg, x, y) => {
     svg.scrollIntoView({ block: "center" });
@@ -35,14 +36,20 @@ window.addEventListener("load", () => {
   // Switch the first teacher off and on again.
   const svg = $("#figure-kd_weight svg"), entry = svg.querySelector("[data-entry]");
   const series = [...svg.querySelectorAll(`[data-series="${entry.dataset.entry}"]`)];
-  const faded = () => series.filter((each) => each.classList.contains("off")).length / series.length;
-  const mark = JSON.parse(svg.dataset.marks).find((each) => each[2] === Number(entry.dataset.entry));
+  const number = Number(entry.dataset.entry);
+  const [x, y, , text] = JSON.parse(svg.dataset.marks).find((mark) => mark[2] === number);
+  const state = () => [
+    series.filter((each) => each.classList.contains("off")).length / series.length,
+    entry.getAttribute("aria-pressed"),
+    point(svg, x, y) === text,
+  ];
   entry.dispatchEvent(new MouseEvent("click"));
-  found.off = [faded(), entry.getAttribute("aria-pressed"), point(svg, mark[0], mark[1]) === mark[3]];
+  found.off = state();
   entry.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
-  found.on = [faded(), entry.getAttribute("aria-pressed"), point(svg, mark[0], mark[1]) === mark[3]];
+  found.on = state();
   // Sort by the best KD weight, then find one teacher at one fraction.
-  const column = (i) => $$("#answers-table tbody tr").filter(shown).map((row) => row.cells[i].textContent);
+  const rows = () => $$("#answers-table tbody tr").filter(shown);
+  const column = (i) => rows().map((row) => row.cells[i].textContent);
   $$("#answers-table th")[3].click();
   found.sorted = column(3);
   const filter = $("[data-filters=answers-table]");
@@ -75,9 +82,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=[(1280, "wide"), (500, "narrow")], ids=lambda p: p[1])
-def visited(request, tmp_path_factory, runs, curve, schedule, uri):
-    """What was found on the page, and what the browser said."""
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, runs, curve, schedule, uri):
     folder = tmp_path_factory.mktemp("page")
     histories = load_histories(chosen(runs), uri)
     pictures = all_figures(runs, curve, schedule, histories=histories)
@@ -85,13 +91,20 @@ def visited(request, tmp_path_factory, runs, curve, schedule, uri):
     # The visitor comes with the page, as a script of the same origin.
     text = page.read_text(encoding="utf-8").replace("</body>", VISIT + "</body>")
     page.write_text(text, encoding="utf-8")
+    return page
+
+
+@pytest.fixture(scope="module", params=[(1280, "wide"), (500, "narrow")], ids=lambda p: p[1])
+def visited(request, tmp_path_factory, page):
+    """What was found on the page, and what the browser said."""
+    profile = tmp_path_factory.mktemp("profile")
     browser = subprocess.run(
         [
             *(str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu"),
             *("--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=5000"),
             # Nothing can be reached: names do not resolve, and the proxy is not there.
             *("--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"),
-            *(f"--user-data-dir={folder / 'profile'}", f"--window-size={request.param[0]},900"),
+            *(f"--user-data-dir={profile}", f"--window-size={request.param[0]},900"),
             page.as_uri(),
         ],
         capture_output=True,
