@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.comparison import compare, compare_schedules
     from analysis.confirmation import load_students, with_test
     from analysis.curve import best, fit_curve
     from analysis.errors import AnalysisError
@@ -20,6 +21,8 @@ _HOMES = {
     "ExtrapolationWarning": "schedule",
     "Schedule": "schedule",
     "best": "curve",
+    "compare": "comparison",
+    "compare_schedules": "comparison",
     "fit_curve": "curve",
     "fit_schedule": "schedule",
     "load_runs": "runs",
@@ -34,6 +37,8 @@ __all__ = [
     "ExtrapolationWarning",
     "Schedule",
     "best",
+    "compare",
+    "compare_schedules",
     "fit_curve",
     "fit_schedule",
     "load_runs",

@@ -65,9 +65,7 @@ def compare(a: "pd.DataFrame", b: "pd.DataFrame", names: tuple[str, str]) -> "pd
                 "their answers are about different things"
             )
     both = {*a.columns} & {*b.columns} - tuned[0] - tuned[1]
-    varying = [
-        n for n in _MAYBE if n in both and max(a[n].nunique(), b[n].nunique()) > 1
-    ]  # fmt: skip
+    varying = [n for n in _MAYBE if n in both and max(a[n].nunique(), b[n].nunique()) > 1]
     keys = [n for n in (*varying, *_ALWAYS) if n in both]
     merged = pd.merge(
         _side(a, keys), _side(b, keys), on=keys, how="outer", suffixes=("_a", "_b"), indicator=True

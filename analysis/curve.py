@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.confirmation import load_students, with_test
 from analysis.errors import AnalysisError, known
-from analysis.estimators import DEFAULT, ESTIMATORS, Answer, Estimate, Trials
+from analysis.estimators import DEFAULT, ESTIMATORS, LEVEL, Answer, Estimate, Trials
 from analysis.recorded import current, typed
 from analysis.runs import find_parent, load_runs, parent_attrs, together
 from analysis.server import one_line_errors, require_store
@@ -24,8 +24,6 @@ ORDER = ("dataset", "student", "method", "teacher", "teacher_fraction", "tempera
 SEARCH = "search"
 PROBLEM = ("dataset", "label_noise", "student", "budget_epochs")
 """What makes scores comparable: they are never chosen from across these."""
-LEVEL = 0.9
-"""Probability inside an interval, unless another is asked for."""
 
 
 def best(  # noqa: PLR0913  (all that may be asked, most of it by keyword)
@@ -148,7 +146,8 @@ def select(
 
 
 def _best_by(curve: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
-    allowed = [n for n in (SEARCH, *ORDER) if n in curve.columns]
+    tuned = curve.attrs["tuned"]
+    allowed = [n for n in (SEARCH, *ORDER) if n in curve.columns and n not in tuned]
     for name in by:
         if name not in allowed:
             raise AnalysisError(
@@ -157,8 +156,10 @@ def _best_by(curve: "pd.DataFrame", by: Sequence[str]) -> "pd.DataFrame":
     keys = list(dict.fromkeys([*by, "fraction", *PROBLEM]))
     groups = curve.groupby(keys, dropna=False, sort=False)
     # Where no context of a group has an answer, the first one's reason stands.
-    kept = [part["score"].idxmax() if part["score"].notna().any() else part.index[0]
-            for _, part in groups]  # fmt: skip
+    kept = [
+        part["score"].idxmax() if part["score"].notna().any() else part.index[0]
+        for _, part in groups
+    ]
     compared = groups["score"].transform("count")
     best_rows = curve.assign(n_compared=compared.astype("int64")).loc[kept].sort_values(keys)
     best_rows.attrs = {**curve.attrs, "by": tuple(by)}

@@ -271,6 +271,8 @@ ESTIMATORS: dict[str, Estimator] = {
     "grid": _each(grid),
 }
 DEFAULT = "surface"
+LEVEL = 0.9
+"""Probability inside an interval, unless another is asked for."""
 
 
 class _Part(NamedTuple):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.estimators import DEFAULT, LEVEL
 from trainables.record import CONTEXT_PARAMS, TAG_STATE, SearchState
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def to_text(curve: "pd.DataFrame", about: Mapping[str, Any]) -> str:
 
 
 def from_document(document: Mapping[str, Any]) -> "pd.DataFrame | None":
-    """The curve as `fit_curve` gave it, with `attrs["recorded"]`, the time; None if unreadable.
+    """The curve as `fit_curve` gave it, with `attrs["recorded"]`, the time.
+
+    None if it cannot be read, or was fitted in another way than is the default now.
 
     `attrs` lacks what depends on where it is read: `parent_run_id` and `tracking_uri`.
     """
@@ -86,6 +89,8 @@ def from_document(document: Mapping[str, Any]) -> "pd.DataFrame | None":
         # What every table and figure reads of them.
         missing = {*_ATTRS, *_FITTED} - attrs.keys()
         if missing or not {*CONTEXT_PARAMS, "kd_weight", "n_complete"} <= {*curve.columns}:
+            return None
+        if (attrs["estimator"], attrs["level"]) != (DEFAULT, LEVEL):
             return None
         curve.attrs = {**attrs, "recorded": str(document["recorded"])}
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -13,7 +13,7 @@ from analysis.estimators import DEFAULT, ESTIMATORS
 from search.errors import KdcurveError, UsageError
 from search.options import Name, Names
 from search.places import Places
-from search.printing import err, out, print_answers, print_level, print_table
+from search.printing import err, out, print_answers, print_level, print_source, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +76,7 @@ def best(  # noqa: PLR0913, PLR0917  (the command's options)
     curve = ask(names, places, wanted, groups, estimator=estimator, fresh=fresh, cache=cache)
     if format is Format.TABLE:
         print_answers(curve)
+        print_source(curve)
     else:
         _echo(curve, format)
 
@@ -129,6 +130,7 @@ def curve(
     fitted = ask([name], places, {}, estimator=estimator)
     print_table(pivot_table(fitted))
     print_level(fitted)
+    print_source(fitted)
     if out_file is None:
         return
     match out_file.suffix:

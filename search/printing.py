@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,19 +225,15 @@ def print_answers(curve: "pd.DataFrame") -> None:
 
 
 def print_level(curve: "pd.DataFrame") -> None:
-    """What the brackets of a table are, and where its answers come from."""
+    """What the brackets of a table are, and what the KD weights were learned from."""
     attrs = curve.attrs
-    lines = [
+    out.print(
         f"[low, high]: {round(100 * attrs['level'])}% intervals, estimated by "
-        f"{attrs['estimator']} from complete trials, on validation data."
-    ]
-    searches = attrs.get("searches", {attrs.get("search"): attrs})
-    for name, of_search in searches.items():
-        said = [of_search["signal"], source_text(of_search["recorded"])]
-        prefix = f"{name}: " if len(searches) > 1 else ""
-        lines += [prefix + text for text in said if text]
-    for line in lines:
-        out.print(line, markup=False, soft_wrap=True)
+        f"{attrs['estimator']} from complete trials, on validation data.",
+        markup=False,
+        soft_wrap=True,
+    )
+    _print_each(curve, lambda search: search["signal"])
 
 
 def print_confirmation(curve: "pd.DataFrame") -> bool:
@@ -253,12 +249,26 @@ def print_confirmation(curve: "pd.DataFrame") -> bool:
     return True
 
 
-def source_text(recorded: str | None) -> str:
-    """When answers were made."""
-    if recorded is None:
-        return "Computed afresh."
-    at = datetime.fromisoformat(recorded).astimezone().strftime("%Y-%m-%d %H:%M")
-    return f"Recorded on {at}, and no trial came after; --fresh computes anew."
+def print_source(curve: "pd.DataFrame") -> None:
+    """Whether answers were recorded, and when."""
+
+    def said(search: Mapping[Hashable, Any]) -> str:
+        if search["recorded"] is None:
+            return "Computed afresh."
+        at = datetime.fromisoformat(search["recorded"]).astimezone()
+        return f"Recorded on {at:%Y-%m-%d %H:%M}, and no trial came after; --fresh computes anew."
+
+    _print_each(curve, said)
+
+
+def _print_each(
+    curve: "pd.DataFrame", line: Callable[[Mapping[Hashable, Any]], str | None]
+) -> None:
+    """A line for each search that the answers are of, with its name where there are several."""
+    searches = curve.attrs.get("searches", {"": curve.attrs})
+    for name, attrs in searches.items():
+        if text := line(attrs):
+            out.print(f"{name}: {text}" if name else text, markup=False, soft_wrap=True)
 
 
 def _widths(content: "TextTable") -> list[int]:

@@ -150,3 +150,84 @@ def test_500_contexts_are_fitted_in_seconds(runs):
     start = time.monotonic()
     assert len(fit_curve(many)) == 500
     assert time.monotonic() - start < 120  # about 15 s of one core
+
+
+def test_trials_of_different_length_in_one_context_are_never_mixed(runs):
+    context = runs["context"].iloc[0]
+    mixed = runs.copy()
+    mixed.loc[mixed.index[mixed["context"] == context][:4], "budget_epochs"] = 27
+    curve = fit_curve(mixed).set_index("context")
+    assert curve.loc[context, "reason"] == "trials of 3 and 27 epochs are not comparable"
+    assert np.isnan(curve.loc[context, "kd_weight"])
+    others = fit_curve(runs[runs["context"] != context]).set_index("context")
+    assert (
+        curve["kd_weight"].drop(context) == others["kd_weight"].drop(context, errors="ignore")
+    ).all()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_data_that_cannot_support_an_answer_get_a_reason_and_no_number(
+    world, client, uri, store, estimator
+):
+    name = f"poor-{estimator}"
+    writer = world.Writer(client, name)
+    here = {"method": "random", "teacher": "cnn8"}
+    for seed in (0, 1, 2):
+        writer.trial([0.8 + seed / 100], kd_weight=0.5, seed=seed, fraction=0.1, **here)
+        writer.trial([0.8], Outcome.FAILED, "boom", kd_weight=0.5, seed=seed, fraction=0.2, **here)
+        writer.trial([np.nan], kd_weight=seed / 2, seed=seed, fraction=0.3, **here)
+    one, failed, nan = best(name, uri, estimator=estimator).to_dict("records")
+    if estimator == "grid":  # it compares what was run, of which there is one
+        assert (one["kd_weight"], one["reason"]) == (0.5, None) or one["reason"] != one["reason"]
+    else:
+        assert one["reason"] == "needs 3 KD weights with complete trials, has 1"
+    for row, complete in ((failed, 0), (nan, 0)):
+        assert row["n_complete"] == complete
+        assert row["n_failed"] == 3
+        assert row["reason"] in ("no complete trial", "no KD weight has two complete trials")
+        assert np.isnan([row["kd_weight"], row["score"], row["gain"], row["gain_over_1"]]).all()
+
+
+def test_one_seed_is_answered_with_its_number_of_seeds(world, client, uri, store):
+    writer = world.Writer(client, "one-seed")
+    for weight in world.WEIGHTS:
+        score = 0.8 - 0.1 * (weight - 0.5) ** 2
+        where = {"method": "random", "fraction": 0.5, "teacher": "cnn8"}
+        writer.trial([score], kd_weight=weight, seed=0, **where)
+    (row,) = best("one-seed", uri).to_dict("records")
+    assert (row["n_seeds"], row["n_complete"]) == (1, 5)
+    assert row["kd_weight"] == pytest.approx(0.5, abs=0.05)
+    # The mean over seeds is known less well than this seed's curve.
+    assert row["gain_high"] - row["gain_low"] > 0.0
+
+
+def test_several_searches_are_fitted_each_by_itself(world, client, uri, store, curve):
+    writer = world.Writer(client, "beside")
+    where = {"method": "random", "teacher": "cnn8", "fraction": 0.1, "budget_epochs": 27}
+    for seed in world.SEEDS:
+        for weight in world.WEIGHTS:
+            score = 0.99 - 0.1 * (weight - 0.5) ** 2
+            writer.trial([score], kd_weight=weight, seed=seed, **where)
+    runs = load_runs(["planted", "beside"], uri)
+    assert list(runs.columns[:2]) == ["search", "trial"]
+    both = fit_curve(runs)
+    assert both["search"].value_counts().to_dict() == {"planted": 16, "beside": 1}
+    alone = both[both["search"] == "planted"].drop(columns="search").reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, curve, check_exact=True)
+    # The longer training scores higher, and still is no rival of the shorter.
+    chosen = best(["planted", "beside"], uri, method="random", fraction=0.1, by=["method"])
+    assert chosen[["search", "budget_epochs", "n_compared"]].to_numpy().tolist() == [
+        ["planted", 3, 2],
+        ["beside", 27, 1],
+    ]
+
+
+def test_searches_of_different_objectives_are_not_put_together(world, client, uri, store):
+    from trainables import record
+
+    writer = world.Writer(client, "another-objective")
+    client.set_tag(writer.parent, record.TAG_OBJECTIVE, record.VAL_R2)
+    with pytest.raises(AnalysisError, match="planted maximises val_accuracy, another-objective"):
+        load_runs(["planted", "another-objective"], uri)
+    with pytest.raises(AnalysisError, match="no search is named"):
+        load_runs([], uri)

@@ -19,7 +19,7 @@ from trainables.record import SearchState
 
 PANELS = {
     "Launch": ["search", "resume", "status", "list"],
-    "Ask": ["best", "curve", "fit", "predict", "report", "subset"],
+    "Ask": ["best", "compare", "curve", "fit", "predict", "report", "subset"],
     "Simulate": ["simulate", "table"],
     "Upkeep": ["sync", "rerun", "clean", "delete"],
 }
@@ -191,10 +191,11 @@ def test_an_unknown_search_is_code_1_with_the_name_that_comes_near(kdcurve, home
     assert "did you mean recorded?" in message
 
 
-@pytest.mark.parametrize("command", ["best", "curve", "fit", "report"])
+@pytest.mark.parametrize("command", ["best", "compare", "curve", "fit", "report"])
 def test_a_question_about_an_unknown_search_is_code_1(kdcurve, home, command, tmp_path):
     arguments = ["--out", tmp_path / "x"] if command in ("fit", "report") else []
-    message = failed(kdcurve(command, "recorderd", "--home", home, *arguments), 1)
+    arguments += ["recorded"] if command == "compare" else []
+    message = failed(kdcurve(command, "recorderd", *arguments, "--home", home), 1)
     assert "recorderd" in message
     assert "did you mean recorded" in message
     assert list(tmp_path.iterdir()) == []
