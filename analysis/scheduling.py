@@ -64,13 +64,14 @@ def fit_schedule(
 ) -> Schedule:
     """Fit the KD weight as a function of the kept fraction, per method and teacher.
 
-    Families of laws, `FAMILIES`: `clipped-log-linear`, clip(a + b ln f, 0, 1); `logistic` in
-    ln f; `isotonic`, monotone through the answers; `surface`, the maximum of the response surface
-    at any f. All but the last are least squares with each answer weighted by the inverse width of
+    Families of laws, `FAMILIES`: `clipped-log-linear`, clip(a + b ln f, 0, 1); `logistic` in ln
+    f; `isotonic`, monotone through the answers; `surface`, the maximum of the response surface at
+    any f. All but the last are least squares with each answer weighted by the inverse width of
     its interval. With `auto` each fraction is held out in turn: its trials are left out, one
     surface is fitted to the rest and answers for it, every family is fitted to these answers and
-    loses something at the held-out fraction, in accuracy by the estimate from all trials. The simplest
-    family is taken unless another loses less beyond noise, at the fractions inside the range.
+    loses something at the held-out fraction, in accuracy by the estimate from all trials. The
+    simplest family is taken unless another loses less beyond noise, at the fractions inside the
+    range.
 
     Args:
         curve: from `fit_curve`; rows without an answer are passed over.
