@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,8 +43,9 @@ class Drawing:
     _named: int = 0
 
     def mark(self, axes: Axes, x: float, y: float, text: str, series: int | None = None) -> None:
-        """Say what stands at a place, in data coordinates of some axes."""
-        self.marks.append(Mark(axes, float(x), float(y), text, series))
+        """Say what stands at a place, in data coordinates of some axes; nowhere is passed over."""
+        if math.isfinite(x) and math.isfinite(y):
+            self.marks.append(Mark(axes, float(x), float(y), text, series))
 
     def assign(self, artists: Iterable[Artist], series: int) -> None:
         """Let artists belong to a series."""

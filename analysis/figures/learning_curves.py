@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from analysis.figures.drawing import Drawing
 from analysis.figures.findings import Findings, shown
 from analysis.figures.style import COLORS, GREY, panels, shades, styled
@@ -59,7 +61,8 @@ def tidy(findings: Findings) -> "pd.DataFrame":
     if histories is None:
         frame = trials.iloc[:0].assign(epoch=0, score=0.0)
     else:
-        frame = trials.merge(histories, on="trial").sort_values(["fraction", "trial", "epoch"])
+        finite = histories[np.isfinite(histories["score"])]
+        frame = trials.merge(finite, on="trial").sort_values(["fraction", "trial", "epoch"])
     frame = frame.reset_index(drop=True)[columns]
     frame.attrs = shown(findings.curve.attrs)
     return frame

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from analysis.curve import fit_curve
+from analysis.histories import load_histories
 from analysis.runs import load_runs
-from search.frame import runs_frame
+from search.frame import histories_frame, runs_frame
 from search.journal import EventKind
 from search.ledger import Ledger
 from search.tracking import Delivery
@@ -62,6 +63,14 @@ def test_the_record_gives_the_same_table_as_mlflow_cell_for_cell(mixed, places, 
 def test_both_tables_give_the_same_answers(mixed, places):
     ours = fit_curve(runs_frame(mixed, places))
     pd.testing.assert_frame_equal(ours, fit_curve(delivered(mixed, places)), check_exact=True)
+
+
+def test_both_give_the_same_learning_curves(mixed, places):
+    runs = delivered(mixed, places)
+    theirs = load_histories(runs, places.tracking_uri).sort_values(["trial", "epoch"])
+    ours = histories_frame(mixed, sorted(runs["trial"]))
+    assert ours["score"].isna().sum() == 1
+    pd.testing.assert_frame_equal(ours, theirs.reset_index(drop=True), check_exact=True)
 
 
 def test_a_search_without_trials_is_an_empty_table_of_the_same_columns(
