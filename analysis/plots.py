@@ -57,9 +57,8 @@ def plot_kd_weight(curve: "pd.DataFrame", schedule: "Schedule | None" = None) ->
         for k, (teacher, series) in enumerate(rows.groupby("_series", sort=True)):
             _points(axes, series, "kd_weight", k, str(teacher))
             for law in schedule.laws if schedule else ():
-                if (law.method, law.teacher) == (title, teacher):
-                    low, high = law.range
-                    fractions = np.geomspace(low, high, 101)
+                if schedule and (law.method, law.teacher) == (title, teacher):
+                    fractions = np.geomspace(*law.range, 101)
                     named = {"method": law.method, "teacher": law.teacher}
                     color, style = COLORS[k % len(COLORS)], LINES[k % len(LINES)]
                     axes.plot(fractions, schedule(fractions, **named), style, color=color, lw=1.6)
