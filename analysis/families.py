@@ -82,7 +82,9 @@ def isotonic(evidence: Evidence) -> Parameters:
     weights = evidence.width**-2
 
     def fitted(increasing: bool) -> tuple[float, Floats]:
-        values = isotonic_regression(evidence.kd_weight, weights=weights, increasing=increasing).x
+        values: Floats = isotonic_regression(
+            evidence.kd_weight, weights=weights, increasing=increasing
+        ).x
         return float(weights @ (values - evidence.kd_weight) ** 2), values
 
     _, values = min((fitted(increasing=False), fitted(increasing=True)), key=lambda fit: fit[0])
@@ -112,8 +114,8 @@ FAMILIES: dict[str, Callable[[Evidence], Parameters]] = {
 def _line(fraction: Floats, value: Floats, width: Floats) -> Floats:
     """Intercept and slope of the straight line in ln f."""
     basis = np.column_stack([np.ones_like(fraction), np.log(fraction)])
-    solved: Floats = np.linalg.lstsq(basis / width[:, None], value / width, rcond=None)[0]
-    return solved
+    solved = np.linalg.lstsq(basis / width[:, None], value / width, rcond=None)[0]
+    return np.asarray(solved, dtype=np.float64)
 
 
 def _least_squares(

@@ -282,8 +282,8 @@ def prediction_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = (Column("data kept"), Column("KD weight"), Column("", "left"))
     texts = []
     for row in rows:
-        ends = [np.nan if row[end] is None else row[end] for end in ("low", "high")]
-        weight = with_interval(row["kd_weight"], *ends, ".3f")
+        low, high = (np.nan if row[end] is None else row[end] for end in ("low", "high"))
+        weight = with_interval(row["kd_weight"], low, high, ".3f")
         texts.append((fraction_text(row["fraction"]), weight, "extrapolated" * row["extrapolated"]))
     return Table(columns, tuple(texts))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def fit_schedule(
     surface is fitted to the rest and answers for it, every family is fitted to these answers and
     loses something at the held-out fraction, in accuracy by the estimate from all trials. The
     simplest family is taken unless another loses less beyond noise, at the fractions inside the
-    range.
+    range (`choice`).
 
     Args:
         curve: from `fit_curve`; rows without an answer are passed over.
@@ -168,7 +169,7 @@ class _Surfaces:
             judge = curve.copy()
             judge.attrs = attrs
             lines = fitted_lines(runs, judge)
-        self._lines: dict[Hashable, pd.DataFrame] = dict(iter(lines.groupby("context")))
+        self._lines: dict[Any, pd.DataFrame] = dict(iter(lines.groupby("context")))
 
     def without(self, fraction: float | None) -> PartSurface:
         """One fit for all contexts."""
@@ -224,11 +225,14 @@ def _evidence(
     asked: _Surfaces | None,
     part: PartSurface | None,
 ) -> Evidence:
+    fraction, weight, low, high = table.T
     if asked is None or part is None:
-        return Evidence(*table.T, grid)
+        return Evidence(fraction, weight, low, high, grid)
     positions = [asked.position[key] for key in group.contexts]
     narrow, like, level = part.narrowed(positions), positions[0], asked.level
-    return Evidence(*table.T, grid, lambda fraction: narrow.predict(like, fraction, level))
+    # A law and its band ask for the same.
+    predict = cache(lambda fraction: narrow.predict(like, fraction, level))
+    return Evidence(fraction, weight, low, high, grid, predict)
 
 
 def _require_one_value(curve: "pd.DataFrame") -> None:

@@ -24,7 +24,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from search.frame import runs_frame
 from search.places import Places
 from search.replay import TableWorld
 from search.simulator import simulate
+from search.space import SearchSpec
 from search.specfile import parse_spec
 from search.worlds import settings as settings_of
 
@@ -72,18 +73,24 @@ def problems(path: Path) -> tuple[ResponseTable, list[dict[str, Any]]]:
     return table, searches(table)
 
 
-def replay(path: Path, part: int, draw: int, options: dict[str, Any]) -> dict[str, Any]:
-    """One search on a part of the table: regrets and bands by the truth."""
+@lru_cache
+def world_of(path: Path, part: int, sampler: str, trials: int) -> tuple[SearchSpec, TableWorld]:
+    """A search on a part of the table, and what answers it."""
     table, raws = problems(path)
     raw = {
         **raws[part],
         "seeds": {"trials": 16},
         "early_stopping": {"name": "none"},
-        "sampler": options["sampler"],
-        "budget": {"trials_per_context": options["trials"]},
+        "sampler": sampler,
+        "budget": {"trials_per_context": trials},
     }
     spec = parse_spec(raw, raw["name"])
-    world = TableWorld(table, spec)
+    return spec, TableWorld(table, spec)
+
+
+def replay(path: Path, part: int, draw: int, options: dict[str, Any]) -> dict[str, Any]:
+    """One search on a part of the table: regrets and bands by the truth."""
+    spec, world = world_of(path, part, options["sampler"], options["trials"])
     with threadpool_limits(1):
         played = simulate(spec, world, draw=draw, workers=1)
         runs = runs_frame(played.ledger, Places.at("unused"))
@@ -92,20 +99,23 @@ def replay(path: Path, part: int, draw: int, options: dict[str, Any]) -> dict[st
             for context, setting in settings_of(spec)
         }
 
+        @cache
         def truth(method: str, fraction: float) -> np.ndarray:
             (near,) = [k for k in settings if k[0] == method and np.isclose(k[1], fraction)]
             return world.truth(settings[near], FINE)
 
         curve = fit_curve(runs)
         schedule = fit_schedule(curve, runs)
-        step = 0.5 * np.diff(np.unique(table.rows["kd_weight"])).min()
+        step = 0.5 * np.diff(np.unique(problems(path)[0].rows["kd_weight"])).min()
         return {
             "lost": [
                 {"inside": each.inside, **lost}
                 for each in schedule.held_out
                 for lost in [judged(each, schedule.held_out, truth)]
             ],
-            "bands": list(bands(curve, runs, truth, step, draw)) if options["bands"] else [],
+            "bands": list(bands(curve, runs, truth, step, draw))
+            if draw <= options["bands"]
+            else [],
         }
 
 
@@ -158,7 +168,7 @@ def main() -> None:
     parser.add_argument("--replications", type=int, default=30)
     parser.add_argument("--sampler", default="grid-crn", help="of the searches")
     parser.add_argument("--trials", type=int, default=10, help="per context")
-    parser.add_argument("--no-bands", dest="bands", action="store_false")
+    parser.add_argument("--bands", type=int, default=8, help="replications whose bands are tried")
     parser.add_argument("--processes", type=int, default=2)
     options = vars(parser.parse_args())
     path, draws = options["table"], range(1, 1 + options["replications"])

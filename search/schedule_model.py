@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 try:
-    import kdcurve_laws as laws
+    import kdcurve_laws as laws  # type: ignore[import-not-found]
 except ModuleNotFoundError:  # while it is put together MLflow runs this file where it stands
     from analysis import laws
 
 
-class ScheduleModel(PythonModel):  # type: ignore[misc]  (MLflow has no types)
+class ScheduleModel(PythonModel):
     """Kept fractions → KD weights, with bands."""
 
     def load_context(self, context: Any) -> None:

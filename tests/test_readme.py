@@ -24,8 +24,8 @@ def test_a_training_loop_of_a_user_s_own_uses_a_schedule(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (loop,) = [block for block in blocks if "loss.backward()" in block]
     torch.manual_seed(0)
-    images, labels = torch.randn(200, 8), torch.arange(200) % 4
-    teacher, student = nn.Linear(8, 4), nn.Linear(8, 4)
+    images, teacher, student = torch.randn(200, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+    labels = teacher(images).argmax(1)
     names = {
         "images": images,
         "labels": labels,
@@ -35,7 +35,6 @@ def test_a_training_loop_of_a_user_s_own_uses_a_schedule(tmp_path, monkeypatch):
         "optimizer": torch.optim.SGD(student.parameters(), lr=0.1),
         "epochs": 30,
     }
-    before = (student(images) - teacher(images)).norm()
     exec(loop, names)
     assert names["kd_weight"] == Schedule.model_validate({"laws": [LAW]})(0.25)
-    assert (student(images) - teacher(images)).norm() < 0.5 * before
+    assert (student(images).argmax(1) == labels).float().mean() > 0.8
