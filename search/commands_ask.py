@@ -237,11 +237,12 @@ def report(
 
     Example: `kdcurve report demo --out report.html`
     """
-    from analysis.confirmation import load_students, with_test  # noqa: PLC0415
+    from analysis.confirmation import with_test  # noqa: PLC0415
     from analysis.curve import fit_curve  # noqa: PLC0415
     from analysis.report import write_report  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
     from analysis.schedule import fit_schedule  # noqa: PLC0415
+    from analysis.students import load_students  # noqa: PLC0415
 
     runs = load_runs(name, places.tracking_uri)
     fitted = with_test(fit_curve(runs), load_students(name, places.tracking_uri))
