@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis.comparison import compare, compare_schedules
-    from analysis.confirmation import load_students, with_test
+    from analysis.confirmation import with_test
     from analysis.curve import best, fit_curve
     from analysis.errors import AnalysisError
     from analysis.report import write_report
     from analysis.runs import load_runs
     from analysis.schedule import ExtrapolationWarning, Schedule, load_schedule
     from analysis.scheduling import fit_schedule
+    from analysis.students import load_students
 
 _HOMES = {
     "AnalysisError": "errors",
@@ -28,7 +29,7 @@ _HOMES = {
     "fit_schedule": "scheduling",
     "load_runs": "runs",
     "load_schedule": "schedule",
-    "load_students": "confirmation",
+    "load_students": "students",
     "with_test": "confirmation",
     "write_report": "report",
 }

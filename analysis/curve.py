@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.confirmation import load_students, with_test
+from analysis.confirmation import with_test
 from analysis.errors import AnalysisError, known
 from analysis.estimators import DEFAULT, ESTIMATORS, LEVEL, Answer, Estimate, Trials
 from analysis.recorded import current, typed
 from analysis.runs import find_parent, load_runs, parent_attrs, together
 from analysis.server import one_line_errors, require_store
+from analysis.students import load_students
 from trainables.record import CONTEXT_PARAMS, VAL_NLL_SCALED, Outcome, curve_metric, curve_step
 
 if TYPE_CHECKING:

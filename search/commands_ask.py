@@ -310,7 +310,7 @@ def report(
 
     Example: `kdcurve report demo --out report.html`
     """
-    from analysis.confirmation import load_students, with_test  # noqa: PLC0415
+    from analysis.confirmation import with_test  # noqa: PLC0415
     from analysis.curve import fit_curve_and_lines  # noqa: PLC0415
     from analysis.figures.learning_curves import chosen  # noqa: PLC0415
     from analysis.histories import load_histories  # noqa: PLC0415
@@ -318,6 +318,7 @@ def report(
     from analysis.report import write_report  # noqa: PLC0415
     from analysis.runs import load_runs  # noqa: PLC0415
     from analysis.scheduling import fit_schedule  # noqa: PLC0415
+    from analysis.students import load_students  # noqa: PLC0415
 
     runs = load_runs(name, places.tracking_uri)
     fitted, lines = fit_curve_and_lines(runs)

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from analysis.confirmation import scores_of, tidy_students
 from analysis.histories import COLUMNS
 from analysis.runs import tidy
 from analysis.secrets import redacted
+from analysis.students import scores_of, tidy_students
 from search.ledger import Ledger, TrialState
 from search.places import Places
 from search.space import Context, SearchSpec
@@ -74,7 +74,7 @@ def _row(spec: SearchSpec, context: Context, trial: TrialState) -> dict[str, obj
 
 
 def students_frame(ledger: Ledger) -> "pd.DataFrame":
-    """A confirmation's students, as `analysis.confirmation.load_students` reads them."""
+    """A confirmation's students, as `analysis.load_students` reads them."""
     spec = ledger.spec
     contexts = {context.key: context for context in spec.context_list}
     return tidy_students(

@@ -9,11 +9,11 @@ from analysis.confirmation import (
     confirmed_points,
     confirmed_students,
     is_confirmed,
-    tidy_students,
     with_test,
 )
 from analysis.format import curve_table
 from analysis.recorded import plain, typed
+from analysis.students import tidy_students
 from trainables.record import Outcome
 
 CONTEXT = {

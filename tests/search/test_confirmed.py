@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from analysis.confirmation import load_students, with_test
+from analysis.confirmation import with_test
 from analysis.curve import best, fit_curve
 from analysis.runs import load_runs
+from analysis.students import load_students
 from search.answers import recorded
 from search.confirmation import plan_confirmation
 from search.frame import runs_frame, students_frame
