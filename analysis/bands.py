@@ -4,8 +4,8 @@ A parametric bootstrap. The answers of the curve are drawn anew around the fitte
 error that its interval states and, in common, with the misfit of the law: what its residuals have
 beyond those errors. The law is fitted to every draw, and misfit is added where it is asked.
 
-The errors of answers are taken as independent. Two answers show no misfit, and an isotonic law, which
-follows its answers, shows too little of it.
+The errors of answers are taken as independent. Two answers show no misfit, and an isotonic law,
+which follows its answers, shows too little of it.
 """
 
 from collections.abc import Callable
