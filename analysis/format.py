@@ -12,7 +12,8 @@ from trainables.record import VAL_ACCURACY, Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.schedule import KnotsLaw, LineLaw, Schedule
+    from analysis.document import KnotsLaw, LineLaw
+    from analysis.schedule import Schedule
 
 MISSING = "–"
 MINUS = "−"

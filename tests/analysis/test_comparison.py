@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from analysis.comparison import choose, compare
+from analysis.document import HeldOut
 from analysis.laws import LAWS, SIMPLEST
-from analysis.schedule import HeldOut
 
 
 def held_out(lost, fraction=0.3, inside=True):
