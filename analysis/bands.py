@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import ndtri
 
+from analysis.document import Band
 from analysis.families import MIN_WIDTH, Evidence, Parameters, isotonic
 from analysis.laws import LAWS
-from analysis.schedule import Band
 from analysis.settings import Floats
 
 DRAWS = 400

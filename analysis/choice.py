@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis.document import HeldOut
+from analysis.estimators import TOLERANCE
 from analysis.laws import LAWS, SIMPLEST
-from analysis.schedule import HeldOut
 
-ERRORS = 2.0
-"""Standard errors by which a family must be better to be preferred to the simplest."""
+ERRORS = 1.0
+"""Standard errors by which a family must be better to be preferred to the simplest; and it must be
+better by more than what counts as equally good (`TOLERANCE`)."""
 
 
 class Compared(NamedTuple):
@@ -50,14 +52,22 @@ def compare(held_out: Sequence[HeldOut]) -> list[Compared]:
     return found
 
 
-def choose(compared: Sequence[Compared], errors: float = ERRORS) -> tuple[str, str]:
-    """The simplest family, unless another is better beyond noise; and why, in words."""
+def choose(
+    compared: Sequence[Compared], errors: float = ERRORS, least: float = TOLERANCE
+) -> tuple[str, str]:
+    """The simplest family, unless another is better beyond noise; and why, in words.
+
+    Args:
+        compared: from `compare`.
+        errors: standard errors by which another family must be better inside the range.
+        least: by how much at least, in the unit of the score.
+    """
     if not compared:
         return SIMPLEST, f"{SIMPLEST}: nothing was compared, which takes trials at 3 fractions"
     n = compared[0].n_inside
     if n < 2:  # noqa: PLR2004  (no standard error from one difference)
         return SIMPLEST, f"{SIMPLEST}: one held-out fraction cannot tell families apart"
-    better = [each for each in compared if each.difference < -errors * each.error]
+    better = [each for each in compared if each.difference < -max(errors * each.error, least)]
     where = f"at {n} held-out fractions inside the range"
     if not better:
         return SIMPLEST, f"{SIMPLEST}: no other family lost less beyond noise {where}"

@@ -12,7 +12,8 @@ from trainables.record import VAL_ACCURACY, VAL_R2, Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.schedule import KnotsLaw, LineLaw, Schedule
+    from analysis.document import KnotsLaw, LineLaw
+    from analysis.schedule import Schedule
 
 MISSING = "–"
 MINUS = "−"
@@ -293,12 +294,11 @@ def family_table(schedule: "Schedule") -> Table:
     objective = str(schedule.provenance.get("objective"))
     unit = " (points)" if is_share(objective) else ""
     compared = compare(schedule.held_out)
-    inside, ends = (compared[0].n_inside, compared[0].n_ends) if compared else (0, 0)
     columns = (
         Column("family", "left"),
-        Column(f"lost inside the range{unit}, mean of {inside}"),
-        Column("less the simplest family's"),
-        Column(f"lost past its ends{unit}, mean of {ends}"),
+        Column(f"lost inside{unit}"),
+        Column("against the simplest"),
+        Column(f"lost past the ends{unit}"),
         Column("", "left"),
     )
     used = {law.family for law in schedule.laws}

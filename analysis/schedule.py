@@ -8,143 +8,39 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Annotated, Any, Literal, Self, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError
 
 from analysis import laws
+from analysis.document import (
+    READ_VERSIONS,
+    Floats,
+    Format1,
+    HeldOut,
+    KnotsLaw,
+    Law,
+    LeftOut,
+    LineLaw,
+    Part,
+    evaluate,
+)
 from analysis.errors import AnalysisError, known
-from analysis.laws import LAWS, outside
+from analysis.laws import outside
 
-FORMAT_VERSION = 2
-READ_VERSIONS = (1, 2)
-MIN_FRACTIONS = 2
-"""Fractions with an answer that a line through them needs."""
 MAX_NAMED = 5
 """Fractions that a warning names."""
-
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0, le=1.0)]
-Floats = NDArray[np.float64]
 
 
 class ExtrapolationWarning(UserWarning):
     """A schedule was asked for a fraction outside the range it was fitted on."""
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Point(_Document):
-    """One answer of the curve behind a schedule."""
-
-    fraction: Fraction
-    kd_weight: Weight
-    low: Weight
-    high: Weight
-
-
-class Line(_Document):
-    """a and b of a + b ln f."""
-
-    intercept: float
-    slope: float
-
-
-class Knots(_Document):
-    """Values at ascending fractions, to be joined by straight lines in ln f."""
-
-    fractions: tuple[Fraction, ...] = Field(min_length=1)
-    values: tuple[Weight, ...]
-
-    @model_validator(mode="after")
-    def _ascend(self) -> Self:
-        _require_knots(self.fractions, self.values)
-        return self
-
-
-class Band(_Document):
-    """Between what the best KD weight is expected to lie: knots, as in `Knots`.
-
-    Below the lowest knot anything is possible.
-    """
-
-    level: float = Field(gt=0.0, lt=1.0)
-    fractions: tuple[Fraction, ...] = Field(min_length=1)
-    low: tuple[Weight, ...]
-    high: tuple[Weight, ...]
-
-    @model_validator(mode="after")
-    def _ascend(self) -> Self:
-        _require_knots(self.fractions, self.low)
-        _require_knots(self.fractions, self.high)
-        return self
-
-
-class _Law(_Document):
-    method: str
-    teacher: str
-    points: tuple[Point, ...] = Field(min_length=MIN_FRACTIONS)
-    band: Band | None = None
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Smallest and largest fraction it was fitted on."""
-        fractions = [point.fraction for point in self.points]
-        return min(fractions), max(fractions)
-
-
-class LineLaw(_Law):
-    """A formula in ln f, for one method and teacher."""
-
-    family: Literal["clipped-log-linear", "logistic"]
-    parameters: Line
-
-
-class KnotsLaw(_Law):
-    """KD weights to interpolate between, for one method and teacher."""
-
-    family: Literal["isotonic", "surface"]
-    parameters: Knots
-
-
-Law = Annotated[LineLaw | KnotsLaw, Field(discriminator="family")]
-
-
-def evaluate(law: LineLaw | KnotsLaw, fractions: Floats) -> Floats:
-    """The KD weights of a law, in the shape of the fractions, without any warning."""
-    return LAWS[law.family](fractions, **law.parameters.model_dump())
-
-
-class LeftOut(_Document):
-    """A method and teacher without a law, and why."""
-
-    method: str
-    teacher: str
-    reason: str
-
-
-class HeldOut(_Document):
-    """What each family would have lost at a fraction whose trials it was not shown."""
-
-    method: str
-    teacher: str
-    fraction: Fraction
-    inside: bool
-    """Whether there were smaller and larger fractions to learn from; else it is extrapolation."""
-    kd_weight: dict[str, Weight]
-    """Of each family."""
-    lost: dict[str, float]
-    """Score lost against the best KD weight there, by the estimate from all trials."""
-
-
-class Schedule(_Document):
+class Schedule(Part):
     """A fitted function fraction → KD weight, one law per method and teacher."""
 
     format_version: Literal[2] = 2
@@ -153,7 +49,7 @@ class Schedule(_Document):
     """How the family was chosen, in words."""
     held_out: tuple[HeldOut, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    provenance: dict[str, JsonValue] = {}
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
 
     @overload
     def __call__(
@@ -330,45 +226,12 @@ def load_schedule(path: str | Path) -> Schedule:
         raise AnalysisError(f"schedule {path} is damaged: key 'laws' is missing")
     try:
         if version == 1:
-            document = _Format1.model_validate_json(json.dumps(document)).renewed()
+            document = Format1.model_validate_json(json.dumps(document)).renewed()
         return Schedule.model_validate_json(json.dumps(document))
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])
         raise AnalysisError(f"schedule {path} is damaged: {key}: {fault['msg'].lower()}") from None
-
-
-class _Law1(_Document):
-    method: str
-    teacher: str
-    intercept: float
-    slope: float
-    points: tuple[Point, ...] = Field(min_length=MIN_FRACTIONS)
-
-
-class _Format1(_Document):
-    """A document of format 1: clipped log-linear laws, without bands."""
-
-    format_version: Literal[1]
-    kind: Literal["clipped-log-linear"]
-    laws: tuple[_Law1, ...] = Field(min_length=1)
-    left_out: tuple[LeftOut, ...] = ()
-    provenance: dict[str, JsonValue] = {}
-
-    def renewed(self) -> dict[str, Any]:
-        """The same in the present format."""
-        whole = self.model_dump(exclude={"format_version", "kind"})
-        for law in whole["laws"]:
-            law["family"] = self.kind
-            law["parameters"] = {name: law.pop(name) for name in ("intercept", "slope")}
-        return {"format_version": FORMAT_VERSION, **whole}
-
-
-def _require_knots(fractions: tuple[float, ...], values: tuple[float, ...]) -> None:
-    if len(values) != len(fractions):
-        raise ValueError(f"{len(values)} values at {len(fractions)} fractions")
-    if any(b <= a for a, b in pairwise(fractions)):
-        raise ValueError("fractions do not ascend")
 
 
 def _fractions(fraction: ArrayLike) -> Floats:

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +10,13 @@ import numpy as np
 from analysis.bands import fit_band
 from analysis.choice import choose, compare
 from analysis.curve import fitted_lines, trials_of
+from analysis.document import MIN_FRACTIONS, HeldOut, LeftOut
 from analysis.errors import AnalysisError, known
 from analysis.estimators import DEFAULT, Trials
 from analysis.families import FAMILIES, Evidence
 from analysis.joint import pool
 from analysis.laws import LAWS
-from analysis.schedule import MIN_FRACTIONS, HeldOut, LeftOut, Schedule
+from analysis.schedule import Schedule
 from analysis.settings import Floats
 from analysis.unseen import PartSurface, fit_without
 
@@ -156,6 +157,7 @@ class _Surfaces:
     """Surfaces fitted to the trials, some fraction left out, and what all trials say of scores."""
 
     def __init__(self, curve: "pd.DataFrame", runs: "pd.DataFrame") -> None:
+        self._curve, self._runs = curve, runs
         by_context = trials_of(runs)
         self.position: dict[Hashable, int] = {key: i for i, key in enumerate(by_context)}
         self.contexts: Sequence[Trials] = list(by_context.values())
@@ -163,20 +165,23 @@ class _Surfaces:
         """Whether answers come from the surface, so that leaving trials out changes the others."""
         self.level: float = curve.attrs["level"]
         self._pooled = pool(self.contexts)
-        lines = fitted_lines(runs, curve)
-        if lines.empty:  # an estimator without lines
-            attrs = {**curve.attrs, "estimator": DEFAULT}
-            judge = curve.copy()
-            judge.attrs = attrs
-            lines = fitted_lines(runs, judge)
-        self._lines: dict[Any, pd.DataFrame] = dict(iter(lines.groupby("context")))
+
+    @cached_property
+    def _lines(self) -> "dict[Any, pd.DataFrame]":
+        """The estimate from all trials, by context: the curve's own if its estimator has one."""
+        lines = fitted_lines(self._runs, self._curve)
+        if lines.empty:
+            by_surface = self._curve.copy()
+            by_surface.attrs = {**self._curve.attrs, "estimator": DEFAULT}
+            lines = fitted_lines(self._runs, by_surface)
+        return dict(iter(lines.groupby("context")))
 
     def without(self, fraction: float | None) -> PartSurface:
         """One fit for all contexts."""
         return fit_without(self.contexts, self._pooled, fraction)
 
     def lost(self, context: Hashable, kd_weight: float) -> float | None:
-        """Score lost by a KD weight against the best one, by the estimate from all trials."""
+        """Score lost by a KD weight against the best one, None without an estimate."""
         line = self._lines.get(context)
         if line is None:
             return None

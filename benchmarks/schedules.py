@@ -39,8 +39,8 @@ from threadpoolctl import threadpool_limits
 
 from analysis.choice import choose, compare
 from analysis.curve import fit_curve
+from analysis.document import HeldOut
 from analysis.laws import LAWS
-from analysis.schedule import HeldOut
 from analysis.scheduling import fit_schedule
 from analysis.table import ResponseTable, read_table
 from search.frame import runs_frame
@@ -53,12 +53,13 @@ from search.worlds import settings as settings_of
 
 TABLE = Path(__file__).parent / "data" / "digits.parquet"
 RULES = {
-    "one family for all, 1 error": (False, 1.0),
-    "one family for all, 2 errors": (False, 2.0),
-    "per method, 1 error": (True, 1.0),
-    "per method, 2 errors": (True, 2.0),
+    "one family for all, 1 error": (False, 1.0, 0.0),
+    "one family for all, 2 errors": (False, 2.0, 0.0),
+    "one family for all, 1 error and 0.1 points": (False, 1.0, 0.001),
+    "per method, 1 error": (True, 1.0, 0.0),
+    "per method, 1 error and 0.1 points": (True, 1.0, 0.001),
 }
-"""Whether a family is chosen for each method and teacher, and by how many standard errors."""
+"""Whether a family is chosen for each method and teacher, and by how much it must be better."""
 FINE = np.linspace(0.0, 1.0, 201)
 
 Truth = Callable[[str, float], np.ndarray]
@@ -129,8 +130,8 @@ def judged(held: HeldOut, others: Sequence[HeldOut], truth: Truth) -> dict[str, 
     shown = [each for each in others if each.fraction != held.fraction]
     own = [each for each in shown if (each.method, each.teacher) == (held.method, held.teacher)]
     chosen = {
-        rule: choose(compare(own if apart else shown), errors)[0]
-        for rule, (apart, errors) in RULES.items()
+        rule: choose(compare(own if apart else shown), errors, least)[0]
+        for rule, (apart, errors, least) in RULES.items()
     }
     return {
         **{family: lost(weight) for family, weight in held.kd_weight.items()},

@@ -34,6 +34,8 @@ _ALIAS = re.compile(r"[\w\-]+")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
 MODEL = "schedule"
 """Name of the logged model in the search's experiment."""
+EXPERIMENT = "kdcurve-schedules"
+"""Where schedules are logged whose search is not in this store."""
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
@@ -77,7 +79,7 @@ def register_schedule(
     client = connect(places)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        return _register(client, schedule, name, alias)
+        return _register(client, schedule, places, name, alias)
     except MlflowException as error:
         raise KdcurveError(
             f"cannot register the schedule as {name!r}: {first_line(error)}"
@@ -99,8 +101,10 @@ def require_names(name: str, alias: str | None) -> None:
         )
 
 
-def _register(client: MlflowClient, schedule: Schedule, name: str, alias: str | None) -> str:
-    run = _run(client, schedule).info
+def _register(
+    client: MlflowClient, schedule: Schedule, places: Places, name: str, alias: str | None
+) -> str:
+    run = _run(client, schedule, places).info
     logged = client.create_logged_model(
         run.experiment_id, MODEL, source_run_id=run.run_id, tags=_tags(schedule)
     )
@@ -152,7 +156,7 @@ def _save(schedule: Schedule, folder: Path, model: Model) -> None:
     )
 
 
-def _run(client: MlflowClient, schedule: Schedule) -> Any:
+def _run(client: MlflowClient, schedule: Schedule, places: Places) -> Any:
     """The parent run of the search, or a new one where that is not known here."""
     if run_id := schedule.provenance.get("parent_run_id"):
         try:
@@ -160,7 +164,13 @@ def _run(client: MlflowClient, schedule: Schedule) -> Any:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    run = client.create_run("0", run_name=MODEL, tags=_tags(schedule))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        root = places.artifact_root()
+        location = f"{root}/{EXPERIMENT}" if root else None
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    run = client.create_run(experiment.experiment_id, run_name=MODEL, tags=_tags(schedule))
     client.set_terminated(run.info.run_id)
     return run
 

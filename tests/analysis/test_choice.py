@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from analysis.choice import choose, compare
+from analysis.document import HeldOut
 from analysis.laws import LAWS, SIMPLEST
-from analysis.schedule import HeldOut
 
 
 def held_out(lost, fraction=0.3, inside=True):
@@ -42,10 +42,16 @@ def test_a_family_that_loses_clearly_less_is_chosen():
 
 
 def test_noise_seldom_moves_the_choice_from_the_simplest():
-    """Three families as good as the simplest: two standard errors each let few of them pass."""
+    """Three families as good as the simplest: more standard errors let fewer of them pass."""
     rng = np.random.default_rng(0)
-    chosen = [choose(compare(records(rng, 0.0)))[0] for _ in range(200)]
-    assert chosen.count(SIMPLEST) >= 170
+    compared = [compare(records(rng, 0.0)) for _ in range(200)]
+    kept = {
+        errors: [choose(each, errors)[0] for each in compared].count(SIMPLEST)
+        for errors in (0.0, 1.0, 2.0)
+    }
+    assert kept[0.0] < 70
+    assert kept[1.0] > 110
+    assert kept[2.0] > 170
 
 
 def test_one_difference_is_no_evidence():

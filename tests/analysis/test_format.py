@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 
+from analysis.document import Line
 from analysis.format import (
     curve_table,
     family_table,
@@ -16,7 +17,7 @@ from analysis.format import (
     with_interval,
 )
 from analysis.laws import LAWS
-from analysis.schedule import ExtrapolationWarning, Line
+from analysis.schedule import ExtrapolationWarning
 from analysis.scheduling import fit_schedule
 
 
