@@ -72,16 +72,16 @@ def _panel(answered: "pd.DataFrame", teacher: str, methods: list[str], width: in
         points = list(zip(np.log(rows["fraction"]), rows["kd_weight"], strict=True))
         for start, end in pairwise(points):
             canvas.line(*start, *end, color=COLORS[k % len(COLORS)])
-    cells: dict[tuple[float, int], list[tuple[int, float]]] = {}
+    cells: dict[tuple[float, int], list[int]] = {}
     for method, fraction, weight in zip(
         mine["panel"], mine["fraction"], mine["kd_weight"], strict=True
     ):
-        cells.setdefault((fraction, _row(weight)), []).append((methods.index(method), weight))
-    for (fraction, _), there in cells.items():  # after all lines, which would hide them
-        k, weight = there[0]
-        alone = len(there) == 1
+        cells.setdefault((fraction, _row(weight)), []).append(methods.index(method))
+    for (fraction, row), there in cells.items():  # after all lines, which would hide them
+        k, alone = there[0], len(there) == 1
         color = COLORS[k % len(COLORS)] if alone else None
-        canvas.text(np.log(fraction), weight, _marker(k) if alone else SEVERAL, color=color)
+        height = LOW + (HEIGHT - row - 0.5) / HEIGHT * (HIGH - LOW)
+        canvas.text(np.log(fraction), height, _marker(k) if alone else SEVERAL, color=color)
     scale = {_row(value): f"{value:.1f}" for value in (0.0, 0.5, 1.0)}
     plot = canvas.plot(linesep="\n").replace(EMPTY, " ").split("\n")
     framed = [

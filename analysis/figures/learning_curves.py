@@ -44,8 +44,9 @@ def chosen(runs: "pd.DataFrame") -> "pd.DataFrame":
     step = (len(first) - 1) / max(1, min(MOST_FRACTIONS, len(first)) - 1)
     places = sorted({round(i * step) for i in range(min(MOST_FRACTIONS, len(first)))})
     contexts = first["context"].iloc[places]
-    shown_runs = mine[mine["context"].isin(contexts)]
-    return shown_runs[shown_runs.groupby("context").cumcount() < MOST_TRIALS]
+    few = mine["context"].isin(contexts) & (mine.groupby("context").cumcount() < MOST_TRIALS)
+    trials: pd.DataFrame = mine[few]
+    return trials
 
 
 def tidy(findings: Findings) -> "pd.DataFrame":
