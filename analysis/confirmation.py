@@ -233,6 +233,7 @@ def confirmation_table(curve: "pd.DataFrame") -> Table:
     objective = curve.attrs["objective"]
     unit = " (points)" if is_share(objective) else ""
     cells = context_cells(curve)
+    noted = curve["test_note"].notna().any()
     columns = (
         *(column for column, _ in cells),
         Column("confirmed KD weight"),
@@ -242,7 +243,7 @@ def confirmation_table(curve: "pd.DataFrame") -> Table:
         Column(f"gain over 1{unit}"),
         Column("on validation"),
         Column("seeds"),
-        Column("note", "left"),
+        *([Column("note", "left")] if noted else []),
     )
 
     def text(row: Mapping[Hashable, Any]) -> Iterator[str]:
@@ -253,7 +254,8 @@ def confirmation_table(curve: "pd.DataFrame") -> Table:
             yield tested_gain_text(objective, row, over)
             yield gain_text(objective, row[validation])
         yield count_text(row["test_seeds"])
-        yield row["test_note"] if isinstance(row["test_note"], str) else ""
+        if noted:
+            yield row["test_note"] if isinstance(row["test_note"], str) else ""
 
     shown = curve[curve["test_seeds"].notna()].to_dict("records")
     return Table(columns, tuple(tuple(text(row)) for row in shown))

@@ -25,7 +25,7 @@ from search.plan import needed_by
 from search.preparation import prepare_shared
 from search.publish import publish
 from search.recorder import reason_of
-from search.standing import open_recorded, require_idle
+from search.standing import open_recorded, recorded_spec, require_idle
 from search.tracking import Delivery
 from search.writer import writing
 from trainables.checkpoint import student_folder
@@ -121,8 +121,7 @@ def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
     require_idle(journal, name, take_over)
     places.make()
     with one_at_a_time(places):
-        spec = Ledger(journal, name).spec
-        delivery = Delivery(journal, spec, places, watcher.say)
+        delivery = Delivery(journal, recorded_spec(journal, name), places, watcher.say)
         notice = delivery.check()
     with writing(journal, name, places.folder(name), take_over=take_over) as writer:
         ledger = Ledger(journal, name, writer.append)
@@ -134,20 +133,12 @@ def confirm(  # noqa: PLR0913  (what may be asked, by keyword)
         with stopping_cleanly(watcher):
             if notice:
                 watcher.say(notice)
-            ledger.record(
-                EventKind.CONFIRMING,
-                answer=planned.answer.number,
-                estimator=estimator,
-                seeds=list(planned.seeds),
-                settings={context: dict(values) for context, values in planned.settings.items()},
-            )
-            writer.flush()
             delivery.start()
             curve = None
             try:
                 if students:
                     with connected(places.folder(name), address):
-                        _carry_out(spec, places, ledger, students, watcher)
+                        _carry_out(planned, places, ledger, students, watcher)
                 curve = publish(ledger, places).curve
                 if estimator != DEFAULT:
                     curve = _curve(ledger, places, estimator)
@@ -164,10 +155,22 @@ def _curve(ledger: Ledger, places: Places, estimator: str) -> "pd.DataFrame":
 
 
 def _carry_out(
-    spec: "SearchSpec", places: Places, ledger: Ledger, students: list[Student], watcher: Watcher
+    planned: Confirmation,
+    places: Places,
+    ledger: Ledger,
+    students: list[Student],
+    watcher: Watcher,
 ) -> None:
+    spec = ledger.spec
     concurrent = concurrent_trials(spec)
     _require_test(spec, places, students[0].config)
+    ledger.record(
+        EventKind.CONFIRMING,
+        answer=planned.answer.number,
+        estimator=planned.estimator,
+        seeds=list(planned.seeds),
+        settings={context: dict(values) for context, values in planned.settings.items()},
+    )
     needed = needed_by(student.config for student in students)
     prepare_shared(spec, places, ledger, watcher.say, needed)
     began, done, failed = time.monotonic(), 0, 0
