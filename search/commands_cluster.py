@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TUNNELLED = "http://127.0.0.1:8265"
 """Where `ray dashboard` puts a cluster."""
+SHOWN_AGAIN = 15
+"""Lines of the past that following a search again begins with."""
 _ANY_SIZE = {"train_samples": 10**9, "classes": 2, "shape": [3, 32, 32]}
 """Stands for a data set that is on the cluster alone: no check of sizes fails."""
 
@@ -122,7 +124,7 @@ def _launch(
     with _reached(cluster) as jobs:
         job = jobs.submit(search, arguments, folder, variables)
         _say(f"{search} runs on the cluster as job {job.id}; it goes on without this machine")
-        _follow(jobs, job, cluster, whole=True)
+        _follow(jobs, job, cluster)
 
 
 def attach(
@@ -138,7 +140,10 @@ def attach(
     """
     where = there(address, cluster)
     with _reached(where) as jobs:
-        _follow(jobs, jobs.newest(name), where)
+        job = jobs.newest(name)
+        printed = jobs.printed(job)
+        _show("".join(printed.splitlines(keepends=True)[-SHOWN_AGAIN:]))
+        _follow(jobs, job, where, len(printed))
 
 
 def stop(
@@ -158,15 +163,16 @@ def stop(
         if job.ended:
             _say(f"{name} is not running: {_outcome(job)}")
             return
+        seen = len(jobs.printed(job))
         jobs.stop(job)
-        job = jobs.follow(job, _show)
+        job = jobs.follow(job, _show, seen)
         _say(f"{name} {_outcome(job)}. Go on with: {_command('resume', name, where)}")
 
 
-def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, *, whole: bool = False) -> None:
+def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, seen: int = 0) -> None:
     """Show what a run prints until it ends, and end as it did."""
     with _leaving(job.search, cluster):
-        job = jobs.follow(job, _show, whole=whole)
+        job = jobs.follow(job, _show, seen)
     if job.exit_code == 0:
         return
     if job.exit_code == UsageError.exit_code:

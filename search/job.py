@@ -34,8 +34,6 @@ STOP_S = 300
 """How long a stopped search has to end cleanly, delivery to MLflow included."""
 LOST_S = 60.0
 """How long a connection may be away before following a search is given up."""
-SHOWN_AGAIN = 15
-"""Lines of the past that following a search begins with."""
 _ID = re.compile(r"kdcurve_([a-z0-9-]+)_(\d+)")  # names hold no underscore
 _CHATTER = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -162,13 +160,20 @@ class Cluster:
         with self._answering():
             self._client.stop_job(job.id)
 
-    def follow(self, job: Job, show: Show, *, whole: bool = False) -> Job:
+    def printed(self, job: Job) -> str:
+        """What a run has printed so far."""
+        if job.status is JobStatus.PENDING:
+            return ""
+        with self._answering():
+            return str(self._client.get_job_logs(job.id))
+
+    def follow(self, job: Job, show: Show, seen: int = 0) -> Job:
         """Show what a run prints until it ends.
 
         Args:
             job: the run.
             show: takes note of text.
-            whole: begin with all that it has printed, not only the end of that.
+            seen: characters of its output that are known already.
 
         Returns:
             The run as it ended.
@@ -176,7 +181,6 @@ class Cluster:
         Raises:
             KdcurveError: the connection is gone.
         """
-        seen = 0 if whole else self._skip(job, show)
         lost: float | None = None
 
         async def tail() -> None:
@@ -206,16 +210,6 @@ class Cluster:
 
     def _again(self, job: Job) -> Job:
         return next(each for each in self.jobs(job.search) if each.id == job.id)
-
-    def _skip(self, job: Job, show: Show) -> int:
-        """Show the end of what was printed; returns the length of all of it."""
-        if job.status is JobStatus.PENDING:
-            return 0
-        with self._answering():
-            text: str = self._client.get_job_logs(job.id)
-        shown = text.splitlines(keepends=True)
-        show("".join(shown[-SHOWN_AGAIN:]))
-        return len(text)
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:

@@ -23,12 +23,12 @@ SEARCH = """
 name: mine
 dataset: {name: "parts.mine:data", validation: 0.3, augmentation: none}
 student: cnn4
-recipe: {epochs: 20, batch_size: 32}
+recipe: {epochs: 10, batch_size: 32}
 contexts: {method: random, fraction: [1.0], teacher: cnn4}
 seeds: {trials: 1}
 sampler: random
 early_stopping: {name: none}
-budget: {trials_per_context: 10}
+budget: {trials_per_context: 30}
 resources: {concurrent: 1}
 checkpoint_every_s: 1
 """
@@ -153,13 +153,11 @@ def test_detached_attached_stopped_and_resumed(laptop, node):
     assert first.returncode == 0, output
     assert f"kdcurve attach mine --address {node.address}" in output
 
+    second = start(laptop, node, "attach", "mine")
+    until(second, some_trials_ended)
     code, output = run(laptop, node, *command)
     assert code == 1
     assert "mine is running on the cluster" in output
-
-    second = start(laptop, node, "attach", "mine")
-    shown = until(second, some_trials_ended)
-
     code, output = run(laptop, node, "stop", "mine")
     assert code == 0, output
     assert "stopping; what has ended is recorded" in output
@@ -174,19 +172,19 @@ def test_detached_attached_stopped_and_resumed(laptop, node):
     before = Ledger(journal, "mine")
     assert before.state is SearchState.INTERRUPTED
     ended = len(before.trials) - len(before.unfinished())
-    assert 0 < ended < 10
+    assert 0 < ended < 30
 
     code, output = run(laptop, node, "resume", "mine", "--working-dir", ".")
     assert code == 0, output
     after = Ledger(journal, "mine")
     assert after.state is SearchState.COMPLETE
-    assert len(after.trials) == journal.count("mine", EventKind.ENDED) == 10
+    assert len(after.trials) == journal.count("mine", EventKind.ENDED) == 30
     assert journal.count("mine", EventKind.RESUMED) == 1
 
     # Ray's own variable, which it prefers to what it is told, does not lead elsewhere.
     code, output = run(laptop, node, "attach", "mine", RAY_ADDRESS="http://127.0.0.1:1")
     assert code == 0, output
-    assert "10 trials: 10 complete" in output
+    assert "30 trials: 30 complete" in output
 
 
 def test_ours_came_as_a_wheel_and_the_nodes_own_path_is_kept(laptop, node):

@@ -93,7 +93,7 @@ def test_help_lists_every_command_in_its_panel(kdcurve):
         name: re.findall(r"│ (\w+) ", text)
         for name, text in zip(panels[::2], panels[1::2], strict=True)
     }
-    assert found == {**PANELS, "Launch": [*PANELS["Launch"], "schema"]}
+    assert found == {**PANELS, "Launch": [*PANELS["Launch"], "schema", "cluster"]}
     assert list(found) == list(PANELS)
     assert "Example: kdcurve schema" in kdcurve("schema", "-h").stdout
 
