@@ -45,13 +45,13 @@ LABELS = [0, 1, 2, 1, 0, 2, 2, 1, 0, 0]
 @pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
 def test_images_and_labels_are_read_from_hugging_faces_columns(tmp_path, image, label):
     pixels = _write(tmp_path / "train.parquet", LABELS, image, label)
-    held_out = _write(tmp_path / "test.parquet", [2, 1], image, label, seed=1)
+    tested = _write(tmp_path / "test.parquet", [2, 1], image, label, seed=1)
     train = datasets.read(_config(tmp_path), "train")
     assert np.array_equal(train.images.numpy(), pixels.transpose(0, 3, 1, 2))
     assert train.labels.tolist() == LABELS
     assert train.classes == 3
     images, labels = held_out.load_test(_config(tmp_path))
-    assert np.array_equal(images.numpy(), held_out.transpose(0, 3, 1, 2))
+    assert np.array_equal(images.numpy(), tested.transpose(0, 3, 1, 2))
     assert labels.tolist() == [2, 1]
 
 
