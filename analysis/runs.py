@@ -27,7 +27,7 @@ def load_runs(
 
     Trials that ended are read from MLflow once and kept in a file (see `run_cache`); after that
     only those that run or are new are read. What is asked for is always what MLflow has, with one
-    exception: whoever changes a run by hand after it ended asks once with `cache=False`.
+    exception: whoever changes a run by hand after it ended asks with `cache=False`.
 
     Args:
         name: the search's name, which is its MLflow experiment's, or several names.
