@@ -164,13 +164,13 @@ def _run(client: MlflowClient, schedule: Schedule, places: Places) -> Any:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
+    if (experiment := client.get_experiment_by_name(EXPERIMENT)) is not None:
+        experiment_id = experiment.experiment_id
+    else:
         root = places.artifact_root()
         location = f"{root}/{EXPERIMENT}" if root else None
-        client.create_experiment(EXPERIMENT, artifact_location=location)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-    run = client.create_run(experiment.experiment_id, run_name=MODEL, tags=_tags(schedule))
+        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
+    run = client.create_run(experiment_id, run_name=MODEL, tags=_tags(schedule))
     client.set_terminated(run.info.run_id)
     return run
 

@@ -14,7 +14,8 @@ from analysis.format import fraction_text, with_interval
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.schedule import Law, Schedule
+    from analysis.document import Law
+    from analysis.schedule import Schedule
 
 TITLE = "Best KD weight"
 POINTS = 61
