@@ -295,6 +295,6 @@ def confirmation_text(curve: "pd.DataFrame") -> list[str]:
         worse = f", {len(found) - up} losses" if up < len(found) else ""
         lines.append(
             f"Of {len(tested)} gains over {over}, {up} are significant at {1.0 - level:.0%} after "
-            f"Holm's correction for their number{worse}."
+            f"Holm's correction for all contexts that were confirmed{worse}."
         )
     return lines
