@@ -21,6 +21,8 @@ from trainables.parts import PATH_VARIABLE
 
 PROBE_S = 5.0
 """How long a Ray cluster has to accept a connection."""
+_REFUSED = "; it may refuse this machine's token (RAY_AUTH_MODE=token and ~/.ray/auth_token)"
+"""Ray does not say so itself."""
 MACHINE_S = 1200.0
 """How long an autoscaler has to bring up a first machine, its set-up included."""
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -100,7 +102,8 @@ def _connect(folder: Path, address: str | None) -> None:
         except Exception as error:  # Ray raises a plain one if its own processes do not come up
             cause = str(error).strip().partition("\n")[0]
             where = f"connect to Ray at {address}" if address else "start Ray"
-            raise KdcurveError(f"cannot {where}: {cause}") from error
+            hint = _REFUSED if address and "Failed to connect" in cause else ""
+            raise KdcurveError(f"cannot {where}: {cause}{hint}") from error
 
 
 def _require_answer(address: str) -> None:
