@@ -21,6 +21,8 @@ from trainables.parts import PATH_VARIABLE
 
 PROBE_S = 5.0
 """How long a Ray cluster has to accept a connection."""
+_REFUSED = "; it may refuse this machine's token (RAY_AUTH_MODE=token and ~/.ray/auth_token)"
+"""Ray does not say so itself."""
 MACHINE_S = 1200.0
 """How long an autoscaler has to bring up a first machine, its set-up included."""
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -100,7 +102,8 @@ def _connect(folder: Path, address: str | None) -> None:
         except Exception as error:  # Ray raises a plain one if its own processes do not come up
             cause = str(error).strip().partition("\n")[0]
             where = f"connect to Ray at {address}" if address else "start Ray"
-            raise KdcurveError(f"cannot {where}: {cause}") from error
+            hint = _REFUSED if address and "Failed to connect" in cause else ""
+            raise KdcurveError(f"cannot {where}: {cause}{hint}") from error
 
 
 def _require_answer(address: str) -> None:
@@ -127,8 +130,8 @@ def concurrent_trials(
     """
     later = _launched_by_ray_up() if address else {}
     fits = _fits_now(spec.resources)
-    if not fits and fit_later(spec.resources, later):
-        fits = _await_machine(spec.resources, say)
+    if not fits and may_grow(spec.resources, later, len(_alive())):
+        fits = _await_machine(spec.resources, later, say)
     if not fits:
         available = ray.cluster_resources()  # type: ignore[no-untyped-call]
         raise KdcurveError(
@@ -166,9 +169,27 @@ def fit_later(resources: Resources, cluster: Mapping[str, Any]) -> int:
     return fits
 
 
-def _fits_now(resources: Resources) -> int:
+def may_grow(resources: Resources, cluster: Mapping[str, Any], machines: int) -> bool:
+    """Whether a machine with room for a trial may still come up.
+
+    Args:
+        resources: of a trial.
+        cluster: the file of the cluster; empty for none.
+        machines: that are up, the head included.
+    """
+    on_premise = cluster.get("provider", {}).get("type") == "local"  # its file counts no CPUs
+    return machines <= cluster.get("max_workers", 0) and (
+        on_premise or fit_later(resources, cluster) > 0
+    )
+
+
+def _alive() -> list[dict[str, Any]]:
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return sum(fit(resources, node["Resources"]) for node in nodes if node["Alive"])
+    return [node for node in nodes if node["Alive"]]
+
+
+def _fits_now(resources: Resources) -> int:
+    return sum(fit(resources, node["Resources"]) for node in _alive())
 
 
 def _launched_by_ray_up() -> dict[str, Any]:
@@ -180,7 +201,9 @@ def _launched_by_ray_up() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _await_machine(resources: Resources, say: Callable[[str], None]) -> int:
+def _await_machine(
+    resources: Resources, cluster: Mapping[str, Any], say: Callable[[str], None]
+) -> int:
     """Ask the autoscaler for room for a trial and wait for it; returns how many trials fit."""
     say(f"no machine has room for a trial yet; one is asked for (up to {MACHINE_S / 60:.0f} min)")
     deadline = time.monotonic() + MACHINE_S
@@ -188,6 +211,8 @@ def _await_machine(resources: Resources, say: Callable[[str], None]) -> int:
     request_resources(bundles=[{kind: amount for kind, amount in wanted.items() if amount}])
     try:
         while not (fits := _fits_now(resources)) and time.monotonic() < deadline:
+            if not may_grow(resources, cluster, len(_alive())):
+                break
             time.sleep(2)
     finally:
         request_resources(bundles=[])  # else the machine would never be idle

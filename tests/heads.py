@@ -25,6 +25,8 @@ class Head:
 
     address: str
     """Of its dashboard and Jobs API."""
+    driver: str
+    """For a driver that connects itself."""
     token: Path
     """File with the token that it asks for."""
     home: Path
@@ -48,7 +50,7 @@ def head(folder: Path, python_path: str) -> Iterator[Head]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     home = folder / "home"
-    port = _free_port()
+    port, driver = _free_port(), _free_port()
     environment = {name: v for name, v in os.environ.items() if not name.startswith("KDCURVE")}
     environment |= {
         "RAY_AUTH_MODE": "token",
@@ -62,7 +64,7 @@ def head(folder: Path, python_path: str) -> Iterator[Head]:
     }
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--node-ip-address=127.0.0.1", f"--port={_free_port()}", "--num-cpus=2"),
+        *("--node-ip-address=127.0.0.1", f"--port={driver}", "--num-cpus=2"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={port}"),
         f"--dashboard-agent-listen-port={_free_port()}",
         *("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={2**27}"),
@@ -72,7 +74,7 @@ def head(folder: Path, python_path: str) -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as short:
         process = _start([*command, f"--temp-dir={short}"], environment, folder / "log")
         try:
-            yield Head(f"http://127.0.0.1:{port}", token, home)
+            yield Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{driver}", token, home)
         finally:
             _end(process)
 

@@ -3,7 +3,7 @@ import os
 import pytest
 import ray
 
-from search.cluster import connected, fit, fit_later
+from search.cluster import connected, fit, fit_later, may_grow
 from search.errors import KdcurveError
 from search.space import Resources
 from search.specfile import read_yaml
@@ -69,3 +69,12 @@ def test_trials_that_fit_once_all_workers_are_up():
     assert fit_later(Resources(), {}) == 0
     cluster["available_node_types"]["large"] = {"resources": {"CPU": 16}, "max_workers": 3}
     assert fit_later(Resources(cpu=4), cluster) == 3 * 4 + 5, "of 8 machines at most, the largest"
+
+
+def test_a_machine_is_awaited_where_one_may_come():
+    aws, local = (read_yaml(ROOT / name, "") for name in ("cluster.yaml", "cluster-local.yaml"))
+    assert may_grow(Resources(cpu=4, gpu=1), aws, machines=1)
+    assert not may_grow(Resources(cpu=5), aws, machines=1), "no machine is that large"
+    assert may_grow(Resources(cpu=64), local, machines=2), "what its machines have is not known"
+    assert not may_grow(Resources(cpu=64), local, machines=3), "all of them are up"
+    assert not may_grow(Resources(), {}, machines=1)
