@@ -164,13 +164,13 @@ def _run(client: MlflowClient, schedule: Schedule, places: Places) -> Any:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        root = places.artifact_root()
-        location = f"{root}/{EXPERIMENT}" if root else None
-        client.create_experiment(EXPERIMENT, artifact_location=location)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-    run = client.create_run(experiment.experiment_id, run_name=MODEL, tags=_tags(schedule))
+    root, found = places.artifact_root(), client.get_experiment_by_name(EXPERIMENT)
+    experiment_id = (
+        client.create_experiment(EXPERIMENT, f"{root}/{EXPERIMENT}" if root else None)
+        if found is None
+        else found.experiment_id
+    )
+    run = client.create_run(experiment_id, run_name=MODEL, tags=_tags(schedule))
     client.set_terminated(run.info.run_id)
     return run
 
