@@ -70,9 +70,9 @@ def choose(
     better = [each for each in compared if each.difference < -max(errors * each.error, least)]
     where = f"at {n} held-out fractions inside the range"
     if not better:
-        return SIMPLEST, f"{SIMPLEST}: no other family lost less beyond noise {where}"
+        return SIMPLEST, f"{SIMPLEST}: no other family lost clearly less {where}"
     best = min(better, key=lambda each: each.inside)
-    return best.family, f"{best.family}: it lost less than {SIMPLEST} beyond noise {where}"
+    return best.family, f"{best.family}: it lost clearly less than {SIMPLEST} {where}"
 
 
 def _mean(values: np.ndarray) -> float:
