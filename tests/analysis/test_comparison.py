@@ -9,9 +9,10 @@ from analysis.comparison import (
     comparison_table,
     schedule_curve,
 )
+from analysis.document import Line, LineLaw, Point
 from analysis.errors import AnalysisError
 from analysis.recorded import typed
-from analysis.schedule import Law, Point, Schedule
+from analysis.schedule import Schedule
 from trainables.record import VAL_ACCURACY
 
 NAMES = ("a", "b")
@@ -50,7 +51,13 @@ def answers(rows, **attrs):
 
 def law(method, teacher, intercept, slope, low, high):
     points = tuple(Point(fraction=f, kd_weight=0.5, low=0.4, high=0.6) for f in (low, high))
-    return Law(method=method, teacher=teacher, intercept=intercept, slope=slope, points=points)
+    return LineLaw(
+        method=method,
+        teacher=teacher,
+        family="clipped-log-linear",
+        parameters=Line(intercept=intercept, slope=slope),
+        points=points,
+    )
 
 
 def test_shared_contexts_are_paired_and_the_others_named():
