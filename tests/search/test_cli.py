@@ -22,6 +22,7 @@ from trainables.record import SearchState
 PANELS = {
     "Launch": ["search", "resume", "attach", "stop", "status", "list"],
     "Ask": ["best", "compare", "curve", "fit", "predict", "report", "subset"],
+    "Test": ["confirm", "export"],
     "Simulate": ["simulate", "table"],
     "Upkeep": ["sync", "rerun", "clean", "delete"],
 }
@@ -88,7 +89,7 @@ def test_help_shows_an_example_and_where_things_live(kdcurve, command):
 
 
 def test_help_lists_every_command_in_its_panel(kdcurve):
-    _, *panels = re.split(r"─ (Launch|Ask|Simulate|Upkeep) ─", kdcurve("--help").stdout)
+    _, *panels = re.split(r"─ (Launch|Ask|Test|Simulate|Upkeep) ─", kdcurve("--help").stdout)
     found = {
         name: re.findall(r"│ (\w+) ", text)
         for name, text in zip(panels[::2], panels[1::2], strict=True)
