@@ -144,7 +144,11 @@ RIDGE_FAULTS = [
     ("recipe", {"iterations": 9}, ["recipe.iterations: ", "'ridge'", "set recipe.epochs"]),
     ("dataset.ridge", -1, ["dataset.ridge: -1:", "greater than 0"]),
     ("dataset.rigde", 1, ["dataset.rigde: unknown key", "'ridge'", "allowed: name, samples"]),
-    ("dataset.label_noise", 0.1, ["dataset.label_noise: unknown key", "noise, ridge, teacher_ridge, decay"]),
+    (
+        "dataset.label_noise",
+        0.1,
+        ["dataset.label_noise: unknown key", "noise, ridge, teacher_ridge, decay"],
+    ),
 ]
 
 
