@@ -24,7 +24,7 @@ FILE = "answers.json"
 """An artifact of the parent run, and a file in the folder of answers."""
 TRIALS_ENDED = "trials_ended"
 """Metric of the parent run: how many trials MLflow was told the end of."""
-_ATTRS = ("search", "objective", "tuned", "kd_weight_range", "state", "ended_by")
+_ATTRS = ("search", "objective", "tuned", "kd_weight_range", "state", "ended_by", "git_commit")
 _FITTED = ("early_stopping", "contexts", "estimator", "level", "signal")
 _TUPLES = ("tuned", "kd_weight_range", "contexts")
 _STRINGS = {"context", "label", "dataset", "student", "method", "teacher", "reason", "test_note"}

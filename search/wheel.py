@@ -31,7 +31,8 @@ def pack(folder: Path) -> Path:
         for path in sorted((_SOURCES / package).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    metadata = importlib.metadata.distribution("kdcurve").read_text("METADATA") or ""
+    installed = importlib.metadata.distribution("kdcurve")
+    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
     content = hashlib.sha256(metadata.encode())
     for name, data in files.items():
         content.update(f"{name} {len(data)} ".encode() + data)

@@ -56,9 +56,8 @@ def _line(schedule: "Schedule", law: "Law") -> "pd.DataFrame":
 
 def _band(schedule: "Schedule", fractions: Any, which: dict[str, str]) -> tuple[Any, Any]:
     """Low and high of a schedule's band; missing where it has none."""
-    band = getattr(schedule, "band", None)
     try:
-        return band(fractions, **which) if band is not None else (np.nan, np.nan)
+        return schedule.band(fractions, **which)
     except AnalysisError:  # a schedule of an earlier format
         return np.nan, np.nan
 

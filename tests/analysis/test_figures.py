@@ -59,21 +59,20 @@ def test_a_schedule_is_drawn_by_calling_it(findings, schedule):
     row = lines.iloc[7]
     called = schedule(row["fraction"], method=row["panel"], teacher=row["series"])
     assert row["kd_weight"] == called
-    assert lines["low"].isna().all()
+    band = schedule.band(row["fraction"], method=row["panel"], teacher=row["series"])
+    assert (row["low"], row["high"]) == band
 
 
-def test_a_band_is_drawn_where_a_schedule_has_one(findings):
-    frame = kd_weight.tidy(findings)
-    plain = kd_weight.draw(frame)
-    banded = frame.assign(
-        low=frame["low"].fillna(frame["kd_weight"] - 0.1),
-        high=frame["high"].fillna(frame["kd_weight"] + 0.1),
-    )
-    banded.attrs = frame.attrs
-    drawn = kd_weight.draw(banded)
-    count = [sum(len(axes.collections) for axes in d.figure.axes) for d in (plain, drawn)]
-    assert count[1] == count[0] + 4
+def test_a_band_is_drawn_where_a_schedule_has_one(findings, schedule):
+    banded = kd_weight.tidy(findings)
+    without = (banded["kind"] == "schedule").to_numpy()
+    plain = banded.assign(low=banded["low"].mask(without), high=banded["high"].mask(without))
+    plain.attrs = banded.attrs
+    drawn = [kd_weight.draw(frame) for frame in (plain, banded)]
+    count = [sum(len(axes.collections) for axes in d.figure.axes) for d in drawn]
+    assert count[1] == count[0] + len(schedule.laws)
     assert "shaded its band" in kd_weight.caption(banded)
+    assert "shaded its band" not in kd_weight.caption(plain)
 
 
 def test_the_ridge_is_the_curve(findings):
