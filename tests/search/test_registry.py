@@ -94,9 +94,9 @@ def test_it_is_logged_under_the_search_s_parent_run_which_stays_as_it_was(
     client = MlflowClient(places.tracking_uri)
     parent = client.get_run(schedule.provenance["parent_run_id"])
     assert parent.info.status == "FINISHED"
-    versions = [client.get_model_version("pruned digits", number) for number in registered]
-    logged = [client.get_logged_model(v.source.removeprefix("models:/")) for v in versions]
-    assert {m.model_id for m in logged} <= {m.model_id for m in parent.outputs.model_outputs}
+    sources = {client.get_model_version("pruned digits", number).source for number in registered}
+    outputs = [client.get_logged_model(m.model_id) for m in parent.outputs.model_outputs]
+    logged = [model for model in outputs if model.artifact_location in sources]
     assert [model.name for model in logged] == ["schedule", "schedule"]
     assert {model.source_run_id for model in logged} == {parent.info.run_id}
     assert {str(model.status) for model in logged} == {"READY"}
