@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # A file of tests has one process, and with it the searches that its tests share.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
 # Busy processes with several threads each collapse on a small machine.
