@@ -152,13 +152,18 @@ def test_a_tunnel_to_a_cluster_that_is_down_is_one_clear_error(tmp_path, monkeyp
 def test_a_cluster_that_does_not_say_where_searches_live_is_told_so(tmp_path):
     """A job's own folder, where the default would lie, goes with the job."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KDCURVE")}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "search", "list"],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def listed(*options):
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "search", "list", *options],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = listed()
     assert done.returncode == 2
     assert done.stderr.startswith("kdcurve: the cluster does not say where searches live; set KDC")
+    assert listed("--home", "here").returncode != 2
