@@ -1,7 +1,6 @@
 """What does a trial cost beyond its training? kdcurve beside the stock tools.
 
     python benchmarks/overhead.py [--quick]
-    python benchmarks/overhead.py --scale [TRIALS ...]
 
 Searches on the closed-form problem, whose trials train for about a millisecond: 9 epochs, two
 trials at a time, ASHA with its rung at epoch 3. Whatever else they take is overhead, from the
@@ -10,21 +9,15 @@ and is timed from its first trial until all is in MLflow. What is paid once (the
 end of Ray) is taken out: of two searches of different size, the difference in time by the
 difference in trials, times two for the two slots. `stock.py` says what the stock side is.
 
-With ``--scale``, kdcurve alone: do time and memory a trial stay the same over a long search? The
-first six tenths of the trials are the starting design, for which no sampler is asked: proposals are
-compared before and after that, each among themselves.
-
 Prints a table, and as its last line one JSON object.
 """
 
 import argparse
-import functools
 import json
 import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,7 +28,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import psutil
 import stock
 from rich.console import Console
 from rich.table import Table
@@ -43,20 +35,14 @@ from rich.table import Table
 import search
 from analysis.errors import AnalysisError
 from search.display import quiet
-from search.searcher import CurveSearcher
 from trainables.record import Outcome
 
 SLOTS = 2
 """Trials at a time."""
 EPOCHS = 9
-PER_CONTEXT = 10
-"""Trials in a context of a long search: more trials, more contexts."""
 FRACTIONS = [round(0.1 * tenth, 1) for tenth in range(1, 11)]
 SPACE = {"fractions": FRACTIONS, "seeds": [0, 1], "epochs": EPOCHS}
-SAMPLE_EVERY_S = 0.1
 DELIVERY_TIMEOUT_S = 3600.0
-WINDOW = 1000
-"""Trials over which time and memory are compared."""
 
 VARIANTS = {
     "stock": ((8, 40), (4, 16)),
@@ -67,43 +53,18 @@ VARIANTS = {
 
 
 class Watch:
-    """A watcher that notes when trials begin, how many there are, and the driver's memory."""
+    """A watcher that notes when trials begin."""
 
     began = 0.0
-    ledger: Any = None
-
-    def __init__(self, every_s: float | None = None) -> None:
-        self._every_s = every_s
-        self.samples: list[tuple[float, int, int]] = []
-        """Seconds on the clock, trials proposed, resident bytes."""
 
     def say(self, text: str) -> None:
         """Ignore it."""
 
     @contextmanager
     def watching(self, spec: search.SearchSpec, ledger: Any) -> Iterator[None]:
-        """Sample from a thread."""
-        self.ledger = ledger
+        """Note the time."""
         self.began = time.perf_counter()
-        if self._every_s is None:
-            yield
-            return
-        process, stop = psutil.Process(), threading.Event()
-
-        def sample() -> None:
-            while True:
-                memory = process.memory_info().rss
-                self.samples.append((time.perf_counter(), len(ledger.trials), memory))
-                if stop.wait(self._every_s):
-                    return
-
-        thread = threading.Thread(target=sample, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        yield
 
 
 def ridge_search(trials: int, per_context: int) -> search.SearchSpec:
@@ -155,49 +116,6 @@ def measure(variant: str, trials: int) -> dict[str, float]:
         return stock.run_search(
             folder, SPACE, trials, SLOTS, reuse_actors=variant == "stock, reuse_actors"
         )
-
-
-def measure_scale(trials: int) -> dict[str, Any]:
-    """Run one long search of ours in this process and look at it window by window."""
-    proposals = timed(CurveSearcher, "suggest")
-    watch = Watch(SAMPLE_EVERY_S)
-    with tempfile.TemporaryDirectory() as name, quiet(Path(name) / "log"):
-        wall_s = run_ours(Path(name), ridge_search(trials, PER_CONTEXT), watch)["wall_s"]
-    window = min(WINDOW, trials // 3)
-    windows = []
-    at_s, _, memory = watch.samples[0]
-    for upto in range(window, trials + 1, window):
-        then_s, _, grown = next(sample for sample in watch.samples if sample[1] >= upto)
-        sampled = [not watch.ledger.trials[n].start_design for n in range(upto - window, upto)]
-        windows.append(
-            {
-                "trials": upto,
-                "sampled": statistics.mean(sampled),
-                "trial_ms": 1000 * (then_s - at_s) / window,
-                "proposal_ms": 1000 * statistics.median(proposals[upto - window : upto]),
-                "rss_mb": grown / 1e6,
-                "grown_kb_per_trial": (grown - memory) / 1e3 / window,
-            }
-        )
-        at_s, memory = then_s, grown
-    tail_s = watch.began + wall_s - watch.samples[-1][0]
-    return {"trials": trials, "windows": windows, "wall_s": wall_s, "tail_s": tail_s}
-
-
-def timed(owner: type, name: str) -> list[float]:
-    """Measure every call of a method from now on; returns the list that takes the seconds."""
-    method, seconds = getattr(owner, name), []
-
-    @functools.wraps(method)
-    def measured(*arguments: Any, **keywords: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return method(*arguments, **keywords)
-        finally:
-            seconds.append(time.perf_counter() - began)
-
-    setattr(owner, name, measured)
-    return seconds
 
 
 def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -253,46 +171,14 @@ def compare(rounds: int, quick: bool, console: Console) -> dict[str, Any]:
     return {"n": rounds, "slots": SLOTS, "epochs": EPOCHS, "variants": figures}
 
 
-def scale(sizes: list[int], console: Console) -> dict[str, Any]:
-    """Long searches, window by window."""
-    searches = []
-    for trials in sizes:
-        searches.append(fresh(measure_scale, trials))
-        table = Table(
-            "trials", "by the sampler", "a trial (ms)", "proposal (ms)", "driver (MB)",
-            "grown (kB a trial)", box=None,
-        )  # fmt: skip
-        for w in searches[-1]["windows"]:
-            table.add_row(
-                f"{w['trials']}",
-                f"{w['sampled']:.0%}",
-                f"{w['trial_ms']:.1f}",
-                f"{w['proposal_ms']:.2f}",
-                f"{w['rss_mb']:.0f}",
-                f"{w['grown_kb_per_trial']:.1f}",
-            )
-        console.print(table)
-        console.print(f"then {searches[-1]['tail_s']:.1f} s for MLflow's last runs and Ray's end")
-    return {"n": 1, "slots": SLOTS, "epochs": EPOCHS, "searches": searches}
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What does a trial cost beyond its training?")
     parser.add_argument("--quick", action="store_true", help="one round of short searches")
     parser.add_argument("--rounds", type=int, default=3, help="alternations (default 3)")
-    parser.add_argument(
-        "--scale", type=int, nargs="*", metavar="TRIALS",
-        help="kdcurve alone, windows of a thousand trials (default 1000 10000; multiples of 100)",
-    )  # fmt: skip
     options = parser.parse_args()
-    if any(trials < 100 or trials % 100 for trials in options.scale or []):
-        parser.error("--scale takes multiples of 100")
     console = Console(width=100)
-    if options.scale is None:
-        figures = compare(1 if options.quick else options.rounds, options.quick, console)
-    else:
-        figures = scale(options.scale or [1000, 10_000], console)
+    figures = compare(1 if options.quick else options.rounds, options.quick, console)
     versions = {name: version(name) for name in ("kdcurve", "ray", "optuna", "mlflow")}
     print(json.dumps({**figures, "cpus": os.cpu_count(), "versions": versions}))
 
