@@ -116,8 +116,9 @@ def test_a_plain_start_of_ray_would_import_theirs(tmp_path):
     assert "the wrong package" in ask_a_worker(hostile_folder(tmp_path / "project"), "naive")
 
 
-def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path):
-    """Every listening socket of every process that a local search starts."""
+def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path, monkeypatch):
+    """Every listening socket of every process that a local search starts, whatever else runs."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # somebody's cluster, not ours
     addresses = [ipaddress.ip_address(each) for each in ask_a_worker(tmp_path, "listeners")]
     addresses = [getattr(each, "ipv4_mapped", None) or each for each in addresses]
     assert addresses
