@@ -85,7 +85,14 @@ def unavailable() -> str | None:
         return f"not installed here: {', '.join(missing)}"
     if "overlay" not in Path("/proc/filesystems").read_text():
         return "this kernel has no overlay file systems"
-    return None
+    tried = subprocess.run(
+        ["unshare", "--mount", "--pid", "--net", "--fork", "true"],
+        env={"PATH": _PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return tried.stderr.strip() or None
 
 
 def finished(process: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -108,18 +115,15 @@ class Machine:
         """Where a file of the machine's is found from here."""
         return Path(f"/proc/{self.first}/root") / path.lstrip("/")
 
-    def command(self, *arguments: str, folder: str = HOME) -> list[str]:
-        """A command that runs there, as after a login."""
-        inside = ["nsenter", f"--target={self.first}", "--all", "--root"]
-        variables = {"HOME": HOME, "USER": USER, "LANG": "C.UTF-8"}
-        variables["PATH"] = f"{Path(sys.prefix) / 'bin'}:{os.defpath}:/usr/sbin:/sbin"
-        environment = [f"{name}={value}" for name, value in variables.items()]
-        return [*inside, "env", "-i", f"--chdir={folder}", *environment, *arguments]
-
     def start(self, *arguments: str, folder: str = HOME) -> "subprocess.Popen[str]":
-        """Start a command there; what it prints can be read."""
+        """Start a command there, as after a login; what it prints can be read."""
+        path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         return subprocess.Popen(
-            self.command(*arguments, folder=folder),
+            [
+                *("nsenter", f"--target={self.first}", "--all", "--root"),
+                *("env", "-i", f"--chdir={folder}", f"HOME={HOME}", f"USER={USER}", f"PATH={path}"),
+                *("LANG=C.UTF-8", *arguments),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

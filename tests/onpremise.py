@@ -24,7 +24,7 @@ DATABASE, LAPTOP, HEAD = "192.168.1.5", "192.168.1.2", "192.168.1.10"
 WORKERS = {"worker-1": "192.168.1.11", "worker-2": "192.168.1.12"}
 FOLDER = f"{HOME}/project"
 """Of the laptop: what the docs call the folder with the cluster file."""
-WAIT_S = 600.0
+WAIT_S = 900.0
 
 # What a small cluster changes about the file. Ray gives a silent machine up after some 10 s.
 EDITS = {
@@ -150,7 +150,8 @@ def until(holds: Callable[[], object], what: str, every_s: float = 0.5) -> None:
 def on_premise(wheel: Path) -> Iterator[OnPremise]:
     """A cluster that is up inside the block, with kdcurve from a wheel."""
     with network(DATABASE) as switch, postgres.running(DATABASE, 5432) as database:
-        database.uri("mlflow")
+        for name in ("kdcurve", "mlflow"):
+            database.uri(name)
         laptop = switch.switch_on("laptop", LAPTOP, shares=False)
         head = switch.switch_on("head", HEAD)
         workers = [switch.switch_on(name, address) for name, address in WORKERS.items()]

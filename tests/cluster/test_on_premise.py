@@ -25,16 +25,17 @@ from trainables.record import Outcome, SearchState
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 
+TRIALS = 6
 SEARCH = """
 name: NAME
 dataset: {name: digits, validation: 0.3}
 student: "parts.slow:network"
 recipe: {epochs: EPOCHS, batch_size: 128}
-contexts: {method: random, fraction: [0.5, 1.0], teacher: cnn4}
+contexts: {method: random, fraction: [1.0], teacher: cnn4}
 seeds: {trials: 1}
 sampler: random
 early_stopping: {name: none}
-budget: {trials_per_context: TRIALS}
+budget: {trials_per_context: 6}
 checkpoint_every_s: 1
 """
 # A student that needs hardly any CPU, and notes when it was trained, and in which process.
@@ -75,10 +76,10 @@ def site(wheel) -> Iterator[OnPremise]:
         yield cluster
 
 
-def launch(site: OnPremise, name: str, *, epochs: int, trials: int):
-    """Launch a search with as many trials in each of its two contexts."""
+def launch(site: OnPremise, name: str, epochs: int):
+    """Launch a search of `TRIALS` trials."""
     text = SEARCH.replace("NAME", name).replace("EPOCHS", str(epochs))
-    (site.project / f"{name}.yaml").write_text(text.replace("TRIALS", str(trials)))
+    (site.project / f"{name}.yaml").write_text(text)
     (site.home / "notes").mkdir(exist_ok=True)
     return site.kdcurve("search", f"{name}.yaml", "--working-dir", ".")
 
@@ -94,12 +95,12 @@ def events_of(site: OnPremise, name: str) -> list[Event]:
     return list(site.journal.events(name))
 
 
-def assert_recorded(site: OnPremise, name: str, trials: int) -> dict[int, TrialState]:
+def assert_recorded(site: OnPremise, name: str) -> dict[int, TrialState]:
     """Each trial ended, with an outcome and, if it failed, a reason; all its steps once.
 
     MLflow has just that too, so that none of its runs is left RUNNING.
     """
-    assert_each_fact_once(events_of(site, name), trials)
+    assert_each_fact_once(events_of(site, name), TRIALS)
     ledger = Ledger(site.journal, name)
     assert ledger.state is SearchState.COMPLETE
     for trial in ledger.trials.values():
@@ -116,24 +117,24 @@ def test_launched_from_a_laptop_it_runs_on_both_workers_and_answers(site):
     checked = site.type(f"kdcurve cluster check {FILE}")
     assert checked == f"{FILE}: no faults\n"
 
-    code, output = finished(launch(site, "whole", epochs=4, trials=4))
+    code, output = finished(launch(site, "whole", epochs=4))
     assert code == 0, output
     assert f"opening a tunnel to the head of {FILE}" in output
-    assert "whole runs on the cluster as job kdcurve_whole_1" in output
+    assert "whole runs on the cluster as job kdcurve_whole_" in output
     assert "preflight: 3 of 3 machines have what the search needs" in output
-    trials = assert_recorded(site, "whole", trials=8)
+    trials = assert_recorded(site, "whole")
     assert {trial.outcome for trial in trials.values()} == {Outcome.COMPLETE}
     assert all(notes(site, worker) for worker in site.workers)
     assert not notes(site, site.head)
 
     code, output = finished(site.kdcurve("attach", "whole"))
     assert code == 0, output
-    assert "8 trials: 8 complete" in output
+    assert f"{TRIALS} trials: {TRIALS} complete" in output
 
     site.type(f"ray exec {FILE} 'kdcurve best whole --format csv > best.csv'")
     with site.head.path(f"{HOME}/best.csv").open() as file:
         answers = list(csv.DictReader(file))
-    assert [float(answer["fraction"]) for answer in answers] == [0.5, 1.0]
+    assert [answer["method"] for answer in answers] == ["random"]
 
 
 @contextlib.contextmanager
@@ -162,18 +163,13 @@ def test_a_machine_that_lacks_something_is_named_and_nothing_is_started(site):
         without_the_shared_folder(first),
         without_a_package(second, Path(safetensors.__file__).parent),
     ):
-        code, output = finished(launch(site, "lacking", epochs=4, trials=4))
+        code, output = finished(launch(site, "lacking", epochs=4))
     assert code == 1, output
-    found = output[output.index("preflight, before anything was started:") :]
-    faults = [line.strip() for line in found.splitlines()[1:] if line.startswith("  ")]
-    assert any(
-        fault.startswith(f"{first.address} (") and "has to be a file system that all" in fault
-        for fault in faults
-    ), output
-    assert any(
-        fault.startswith(f"{second.address} (") and "No module named 'safetensors'" in fault
-        for fault in faults
-    ), output
+    assert "preflight, before anything was started:" in output
+    faults = {line.split()[0]: line for line in output.splitlines() if line.startswith("  192.168")}
+    assert set(faults) == {first.address, second.address}, output
+    assert "is not seen where the search runs; it has to be a file system" in faults[first.address]
+    assert "No module named 'safetensors'" in faults[second.address]
     assert "lacking" not in site.journal.searches()
     assert not list(site.home.glob("preflight-*"))
 
@@ -195,7 +191,7 @@ def test_a_machine_with_another_token_does_not_get_in(site):
 
 def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
     """What it was at work on is given up, or taken up again elsewhere; it does no more of it."""
-    running = launch(site, "cut", epochs=16, trials=4)
+    running = launch(site, "cut", epochs=16)
     cut, other = site.workers
     before = {*notes(site, cut)}
     until(lambda: {*notes(site, cut)} - before, "both workers are at work")
@@ -210,14 +206,14 @@ def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
         site.network.plug_in(cut)
     code, output = finished(running)
     assert code == 0, output
-    trials = assert_recorded(site, "cut", trials=8)
+    trials = assert_recorded(site, "cut")
     assert max(notes(site, cut)[pid] for pid in workers) < lost
     assert sum(trial.outcome is Outcome.FAILED for trial in trials.values()) <= 1
     site.until_alive(site.head, *site.workers)
 
 
 def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
-    running = launch(site, "lost", epochs=16, trials=4)
+    running = launch(site, "lost", epochs=16)
     until(lambda: site.journal.count("lost", EventKind.ENDED) > 0, "a trial ended")
     until(lambda: Ledger(site.journal, "lost").unfinished(), "others are under way")
     known = events_of(site, "lost")
@@ -235,7 +231,7 @@ def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
     code, output = finished(site.kdcurve(*go_on, "--take-over"))
     assert code == 0, output
     assert events_of(site, "lost")[: len(known)] == known
-    trials = assert_recorded(site, "lost", trials=8)
+    trials = assert_recorded(site, "lost")
     assert {trial.outcome for trial in trials.values()} == {Outcome.COMPLETE}
 
     site.type(f"ray down --yes {FILE}")
