@@ -178,26 +178,26 @@ def test_a_machine_with_another_token_does_not_get_in(site):
     stranger = site.network.switch_on("stranger", "192.168.1.66", shares=False)
     stranger.run("mkdir", "-m", "700", ".ray")
     stranger.path(f"{HOME}/.ray/auth_token").write_text("0" * 64)
-    began = time.monotonic()
     code, output = finished(
         stranger.start("env", "RAY_AUTH_MODE=token", "ray", "start", f"--address={HEAD}:6379")
     )
     assert code != 0, output
     assert "token" in output
-    assert time.monotonic() - began < 60
     assert stranger.address not in site.alive()
     site.network.switch_off(stranger)
 
 
 def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
-    """What it was at work on is given up, or taken up again elsewhere; it does no more of it."""
-    running = launch(site, "cut", epochs=16)
+    """From when its trial is given up, or taken up again elsewhere, it does no more of it."""
     cut, other = site.workers
-    before = {*notes(site, cut)}
-    until(lambda: {*notes(site, cut)} - before, "both workers are at work")
+    before = {machine: {*notes(site, machine)} for machine in site.workers}
+    running = launch(site, "cut", epochs=16)
+    for machine in site.workers:
+        until(lambda here=machine: {*notes(site, here)} - before[here], f"{machine.name} at work")
     until(lambda: site.journal.count("cut", EventKind.CHECKPOINTED) > 2, "checkpoints")
+    begun = {event.trial for event in events_of(site, "cut") if event.kind is EventKind.STARTED}
     site.network.unplug(cut)
-    workers = {*notes(site, cut)}
+    unplugged, workers = time.time(), {*notes(site, cut)}
     try:
         until(lambda: cut.address not in site.alive(), "the machine counts as lost")
         lost = time.time()
@@ -207,8 +207,15 @@ def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
     code, output = finished(running)
     assert code == 0, output
     trials = assert_recorded(site, "cut")
-    assert max(notes(site, cut)[pid] for pid in workers) < lost
     assert sum(trial.outcome is Outcome.FAILED for trial in trials.values()) <= 1
+    elsewhere = [
+        event.time
+        for event in events_of(site, "cut")
+        if event.trial in begun
+        and event.time > unplugged
+        and (event.kind is EventKind.STARTED or event.data.get("outcome") == Outcome.FAILED)
+    ]
+    assert max(notes(site, cut)[pid] for pid in workers) < min(elsewhere, default=lost)
     site.until_alive(site.head, *site.workers)
 
 
@@ -224,16 +231,13 @@ def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
 
     site.replace_head()
     site.up()
-    go_on = ("resume", "lost", "--working-dir", ".")
-    code, output = finished(site.kdcurve(*go_on))
-    assert code == 1
-    assert "--take-over" in output
-    code, output = finished(site.kdcurve(*go_on, "--take-over"))
+    go_on = site.kdcurve("resume", "lost", "--working-dir", ".", "--take-over")
+    code, output = finished(go_on)
     assert code == 0, output
     assert events_of(site, "lost")[: len(known)] == known
     trials = assert_recorded(site, "lost")
     assert {trial.outcome for trial in trials.values()} == {Outcome.COMPLETE}
 
-    site.type(f"ray down --yes {FILE}")
+    site.type(f"ray down --yes {FILE}")  # ends Ray on the head; the workers notice
     for machine in (site.head, *site.workers):
-        assert "raylet" not in machine.run("ps", "ax")
+        until(lambda here=machine: "raylet" not in here.run("ps", "ax"), f"{machine.name} is free")
