@@ -76,12 +76,12 @@ def site(wheel) -> Iterator[OnPremise]:
         yield cluster
 
 
-def launch(site: OnPremise, name: str, epochs: int):
+def launch(site: OnPremise, name: str, *options: str, epochs: int):
     """Launch a search of `TRIALS` trials."""
     text = SEARCH.replace("NAME", name).replace("EPOCHS", str(epochs))
     (site.project / f"{name}.yaml").write_text(text)
     (site.home / "notes").mkdir(exist_ok=True)
-    return site.kdcurve("search", f"{name}.yaml", "--working-dir", ".")
+    return site.kdcurve("search", f"{name}.yaml", "--working-dir", ".", *options)
 
 
 def notes(site: OnPremise, machine: Machine) -> dict[int, float]:
@@ -191,7 +191,7 @@ def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
     """From when its trial is given up, or taken up again elsewhere, it does no more of it."""
     cut, other = site.workers
     before = {machine: {*notes(site, machine)} for machine in site.workers}
-    running = launch(site, "cut", epochs=16)
+    running = launch(site, "cut", "--no-preflight", epochs=16)
     for machine in site.workers:
         until(lambda here=machine: {*notes(site, here)} - before[here], f"{machine.name} at work")
     until(lambda: site.journal.count("cut", EventKind.CHECKPOINTED) > 2, "checkpoints")
@@ -220,7 +220,7 @@ def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
 
 
 def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
-    running = launch(site, "lost", epochs=16)
+    running = launch(site, "lost", "--no-preflight", epochs=16)
     until(lambda: site.journal.count("lost", EventKind.ENDED) > 0, "a trial ended")
     until(lambda: Ledger(site.journal, "lost").unfinished(), "others are under way")
     known = events_of(site, "lost")
