@@ -11,7 +11,7 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 # Busy processes with several threads each collapse on a small machine.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all check audit format install
+.PHONY: demo test test-all test-cluster check audit format install
 
 demo: $(INSTALLED)
 	$(BIN)/kdcurve search configs/demo.yaml --name $(DEMO)
@@ -22,7 +22,11 @@ test: check
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-all: check
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not cluster"
+
+# Three machines made of namespaces: needs root, iproute2, openssh-server and rsync.
+test-cluster: $(INSTALLED)
+	$(BIN)/pytest -m cluster -rs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

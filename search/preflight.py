@@ -6,6 +6,7 @@ it has asked them by then.
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -36,6 +37,7 @@ ANSWER_S = 180.0
 SKEW_S = 10.0
 """Clocks further apart than this are a fault."""
 _PACKAGES = ("kdcurve", "torch", "ray")
+_SHARED = "; it has to be a file system that all machines share"
 _DEVICES = """
 import json, torch
 count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -70,8 +72,10 @@ class Report:
     """How far its clock is from the driver's, at least."""
     storage: str | None = None
     """Why it cannot write there."""
+    hidden: bool = False
+    """Whether what it writes there is not seen where the search runs from."""
     unseen: Sequence[str] = ()
-    """Labels of machines whose files it does not see."""
+    """Labels of other machines whose files it does not see."""
     data: str | None = None
     devices: Sequence[tuple[str, int, int]] | None = None
     """GPUs with free and total bytes; None if they were not asked for."""
@@ -129,11 +133,10 @@ def _faults(report: Report, here: Mapping[str, str], gpu: float) -> list[str]:
     ]
     if report.storage is not None:
         faults.append(f"cannot write to the storage: {report.storage}")
-    if report.unseen:
-        faults.append(
-            f"does not see what {', '.join(report.unseen)} wrote to the storage; it has to be a "
-            "file system that all machines share"
-        )
+    if report.hidden:
+        faults.append(f"what it writes to the storage is not seen where the search runs{_SHARED}")
+    elif report.unseen:
+        faults.append(f"does not see what {', '.join(report.unseen)} wrote to the storage{_SHARED}")
     if report.data is not None:
         faults.append(
             f"{report.data}; put the data set where all machines find it, and its absolute path "
@@ -188,6 +191,7 @@ def _ask(spec: SearchSpec, places: Places, machines: Sequence[Machine]) -> list[
             silent = isinstance(report, str)
             reports[machine] = Report(machine, silent=report) if silent else report
         wrote = [each for each, report in reports.items() if not (report.silent or report.storage)]
+        hidden, _ = look(folder, wrote)  # else all the others would be found at fault with one
         asked = time.time()
         for machine, answer, answered in _on_each(
             look, dict.fromkeys(wrote, (folder, wrote)), deadline
@@ -197,7 +201,12 @@ def _ask(spec: SearchSpec, places: Places, machines: Sequence[Machine]) -> list[
                 continue
             others, clock = answer
             skew = max(0.0, clock - answered) or min(0.0, clock - asked)
-            reports[machine] = replace(reports[machine], unseen=others, clock_s=skew)
+            reports[machine] = replace(
+                reports[machine],
+                hidden=machine.label in hidden,
+                unseen=[other for other in others if other not in hidden],
+                clock_s=skew,
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return list(reports.values())
@@ -259,6 +268,7 @@ def probe(machine: Machine, folder: Path, dataset: dict[str, Any] | None, gpus: 
         dataset: the data set to look for, if trials run here.
         gpus: whether they ask for GPUs.
     """
+    importlib.import_module("trainables.trial")  # with all that trials import
     report = Report(machine, versions=versions(), storage=_write(folder, machine))
     if dataset is not None:
         report = replace(report, data=_missing_data(dataset))

@@ -12,6 +12,7 @@ import pytest
 from tests.postgres import Postgres, UnavailableError, running
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("search", "trainables", "analysis")
 KDCURVE = Path(sys.executable).parent / "kdcurve"
 
 RIDGE = """
@@ -92,13 +93,31 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The package as it stands here, as users install it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        if name.startswith(PACKAGES) or "/" not in name:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
+        check=True,
+        capture_output=True,
+    )
+    return next(folder.glob("kdcurve-*.whl"))
+
+
+@pytest.fixture(scope="session")
 def exact_search(tmp_path_factory) -> Finished:
     """A whole search on the closed-form problem, started from a hostile folder.
 
     The folder holds packages named like ours, which fail when imported.
     """
     folder = tmp_path_factory.mktemp("exact")
-    for package in ("search", "trainables", "analysis"):
+    for package in PACKAGES:
         (folder / package).mkdir()
         (folder / package / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
     (folder / "exact.yaml").write_text(RIDGE)

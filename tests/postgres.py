@@ -31,7 +31,7 @@ pg_ctl stop --silent --mode=fast --pgdata=data
 """
 
 # A crash of the machine may damage the data, a restart of the server does not.
-OPTIONS = "-c fsync=off -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+OPTIONS = "-c fsync=off -c unix_socket_directories=''"
 
 
 class UnavailableError(Exception):
@@ -42,14 +42,16 @@ class Postgres:
     """A running server. Every test of a session shares it, so name a database after its test.
 
     Attributes:
-        port: its TCP port on 127.0.0.1, the same after a restart.
+        address: where it listens, on 127.0.0.1 by default.
+        port: its TCP port there, the same after a restart.
         password: of the user `kdcurve`, who may do everything.
         folder: holds the data and the server's `log`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1", port: int | None = None) -> None:
         """Lay out a server in a folder of its own, without starting it."""
-        self.port = _free_port()
+        self.address = address
+        self.port = port or _free_port()
         self.password = secrets.token_hex(16)
         self.folder = folder
         self._keeper: subprocess.Popen[str] | None = None
@@ -74,6 +76,8 @@ class Postgres:
             capture_output=True,
             check=True,
         )
+        with (folder / "data" / "pg_hba.conf").open("a") as file:
+            file.write("host all all samenet scram-sha-256\n")
 
     def uri(self, database: str) -> str:
         """The URI of a database, which is created where it does not exist.
@@ -93,8 +97,9 @@ class Postgres:
         """Start, and return when connections are accepted; nothing where it runs."""
         if self._keeper is not None:
             return
+        options = f"{OPTIONS} -c listen_addresses={self.address} -p {self.port}"
         self._keeper = subprocess.Popen(
-            ["sh", "-c", KEEPER, "sh", f"{OPTIONS} -p {self.port}", self.folder],
+            ["sh", "-c", KEEPER, "sh", options, self.folder],
             **self._surroundings(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -115,7 +120,7 @@ class Postgres:
             keeper.communicate("stop\n", timeout=90)
 
     def _uri(self, database: str) -> str:
-        return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}:{self.password}@{self.address}:{self.port}/{database}"
 
     def _surroundings(self) -> dict[str, Any]:
         path = f"{self._programs}{os.pathsep}{os.defpath}"
@@ -123,8 +128,12 @@ class Postgres:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
+def running(address: str = "127.0.0.1", port: int | None = None) -> Iterator[Postgres]:
     """A server that runs inside the block and leaves nothing behind.
+
+    Args:
+        address: where it listens.
+        port: which one; by default one that is free.
 
     Raises:
         UnavailableError: if it cannot run here.
@@ -133,7 +142,7 @@ def running() -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="kdcurve-postgres-"))
     try:
         try:
-            server = Postgres(folder)
+            server = Postgres(folder, address, port)
             server.start()
         except subprocess.CalledProcessError as error:
             raise UnavailableError(error.stderr.decode()) from error

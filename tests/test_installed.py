@@ -8,12 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import ROOT
+from tests.conftest import PACKAGES, ROOT
 
 PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--quiet")
-PACKAGES = ("search", "trainables", "analysis")
 
 WHO_IS_THERE = """
 import contextlib, json, sys
@@ -46,23 +43,6 @@ with naive() if sys.argv[1] == "naive" else connected(Path("ray-folder"), None):
     except ray.exceptions.RayTaskError as error:
         print(json.dumps(str(error.cause)))
 """
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-        if name.startswith(PACKAGES) or "/" not in name:
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
-        check=True,
-        capture_output=True,
-    )
-    return next(folder.glob("kdcurve-*.whl"))
 
 
 def hostile_folder(path: Path) -> Path:

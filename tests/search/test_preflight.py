@@ -32,6 +32,10 @@ LACKS = {
         "cannot write to the storage: /shared: No space left on device",
     ),
     "a storage of its own": (
+        replace(SOUND, hidden=True, unseen=[ONE.label]),
+        "what it writes to the storage is not seen where the search runs; it has to be a file",
+    ),
+    "a storage that shows half": (
         replace(SOUND, unseen=[ONE.label]),
         "does not see what 10.0.0.1 (aaaaaaaa) wrote to the storage; it has to be a file system",
     ),
