@@ -73,7 +73,9 @@ def folder(tmp_path):
 
 
 def _start(config):
-    return trial.DistillationTrial(config)
+    running = trial.DistillationTrial(config)
+    running.open()
+    return running
 
 
 def _finish(running):
