@@ -11,7 +11,7 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 # Busy processes with several threads each collapse on a small machine.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all check audit format install
+.PHONY: demo test test-all test-faults check audit format install
 
 demo: $(INSTALLED)
 	$(BIN)/kdcurve search configs/demo.yaml --name $(DEMO)
@@ -23,6 +23,10 @@ test: check
 
 test-all: check
 	$(BIN)/pytest
+
+# What a search does when machines, disks, servers and files fail it: docs/faults.md.
+test-faults: $(INSTALLED)
+	$(BIN)/pytest -m faults
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

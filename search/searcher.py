@@ -100,7 +100,7 @@ class CurveSearcher(Unpickled, Searcher):
         """Take up a trial that failed once more, before anything new."""
         self._again.append(self._ledger.trials[number])
 
-    def _nothing_more(self) -> None:
+    def _nothing_more(self) -> dict[str, Any] | None:
         if any(trial.outcome is None for trial in reversed(self._ledger.trials.values())):
             return None
         return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says

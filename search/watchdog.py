@@ -109,12 +109,12 @@ class Watchdog(Unpickled, Callback):
         self._look()
         for number, (heard, trial) in list(self._heard.items()):
             allowed_s = self._patience.allowed_s(self._samples_of(number))
-            if self._now - heard > allowed_s:
+            actor = trial.temporary_state.ray_actor
+            if self._now - heard > allowed_s and actor is not None:
                 del self._heard[number]
                 self.hung[number] = f"no report for {allowed_s:.0f} s"
                 logger.warning("trial %d: %s; its process is ended", number, self.hung[number])
-                # Tune then sees it fail like any whose process died.
-                ray.kill(trial.temporary_state.ray_actor)
+                ray.kill(actor)  # Tune then sees it fail like any whose process died
 
     def _look(self) -> None:
         now = self._clock()

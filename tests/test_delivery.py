@@ -32,6 +32,8 @@ from tests.search.conftest import RAW, Rehearsal
 from tests.servers import MlflowServer, Stub, answering, hanging, mlflow_server
 from trainables.record import SearchState
 
+pytestmark = pytest.mark.faults
+
 names = (f"search-{number}" for number in itertools.count())
 WRITE_S = 0.05
 """What a call of the recorder may take at most, in the middle: Tune's event loop waits for it."""

@@ -14,11 +14,12 @@ from trainables.record import Outcome
 pytestmark = pytest.mark.faults
 
 RUN = """
-import subprocess, sys, threading, time
+import signal, subprocess, sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
 import search
 from search.launch import Silent
+from tests.faults.metadata import service
 
 small = {"object_store_memory": 2**27, "node_ip_address": "127.0.0.1"}
 cluster = Cluster(True, head_node_args={**small, "num_cpus": 0, "include_dashboard": False})
@@ -41,32 +42,33 @@ def busy(node):
     seen.unlink(missing_ok=True)
     until(seen.exists)
 
-def drain(node, seconds):
-    subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address,
-         "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-         "--reason-message", "spot notice", "--deadline-remaining-seconds", str(seconds)],
-        check=True,
-    )
+def watcher(node, metadata):
+    command = [sys.executable, "-P", "-m", "search", "cluster", "watch-node",
+               "--metadata", metadata, "--address", cluster.address, "--node-id", node.node_id]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert "watching" in watching.stdout.readline()
+    return watching
 
 def checkpointed():
     return {path.parent for path in home.glob("checkpoints/faulty/trial-*/epoch-*")}
 
-def take_away(node, seconds):
-    busy(node)
-    known = checkpointed()
-    drain(node, seconds)
-    noticed = time.monotonic()
-    until(lambda: checkpointed() - known)
-    if seconds < 60:
-        time.sleep(max(0, noticed + seconds + 2 - time.monotonic()))
-    cluster.remove_node(node, allow_graceful=False)
+def take_away(node, notify, wait_s):
+    with service() as (state, metadata):
+        watching = watcher(node, metadata)
+        busy(node)
+        known = checkpointed()
+        notify(watching, state)
+        assert watching.wait(60) == 0, "Ray was told"
+        told = time.monotonic()
+        until(lambda: checkpointed() - known)
+        time.sleep(max(0, told + wait_s - time.monotonic()))
+        cluster.remove_node(node, allow_graceful=False)
 
 def havoc():
     busy(lost)
     cluster.remove_node(lost, allow_graceful=False)
-    take_away(before, 120)
-    take_away(after, 12)
+    take_away(before, lambda watching, _: watching.send_signal(signal.SIGTERM), 0)
+    take_away(after, lambda _, state: state.notice(25), 25)
     print("all done to them", flush=True)
 
 threading.Thread(target=havoc, daemon=True).start()
@@ -81,7 +83,10 @@ cluster.shutdown()
 
 @pytest.mark.slow
 def test_machines_killed_with_and_without_notice_cost_no_trial(tmp_path):
-    """One without, one before its deadline, one after it; no checkpoint is due before a notice."""
+    """Without notice, after a SIGTERM but before its deadline, and after a spot notice's deadline.
+
+    No checkpoint is due before a notice.
+    """
     prepare(tmp_path, "faults: {retries: 0}\ncheckpoint_every_s: 3600\n", epochs=30, trials=8)
     done = subprocess.run(
         [sys.executable, "-P", "-c", RUN],
