@@ -93,7 +93,9 @@ class CurveSearcher(Unpickled, Searcher):
             "number": trial.number,
             "trial": config.model_dump(mode="json"),
             "rungs": self._rungs(trial),
-            "resources": room(self._spec.resources, trial.retries, self._machines()),
+            "resources": room(
+                self._spec.resources, trial.retries, self._machines() if trial.retries else ()
+            ),
         }
 
     def again(self, number: int) -> None:
