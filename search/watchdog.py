@@ -22,7 +22,7 @@ FIRST_S = 7200.0
 """Silence that is allowed before anything was reported."""
 LOOK_EVERY_S = 1.0
 _STANDSTILL_S = 10.0
-"""Between two looks, more than this is not counted: Tune's loop itself stood still."""
+"""Between two steps, more than this is not counted: Tune's loop itself stood still."""
 
 
 class Patience:
@@ -69,9 +69,9 @@ class Watchdog(Unpickled, Callback):
         self._samples = samples
         self._clock = clock
         self._patience = Patience(ledger.spec.faults.silence_s)
-        self._looked = clock()
-        self._now = 0.0
-        """Seconds that were watched."""
+        self._read = clock()
+        self._now = self._looked = 0.0
+        """Seconds that were watched, and those until the last look at all trials."""
         self._heard: dict[int, tuple[float, Trial]] = {}
         """When each trial was last heard of."""
         self.hung: dict[int, str] = {}
@@ -79,14 +79,14 @@ class Watchdog(Unpickled, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """From here on it is watched."""
-        self._look()
+        self._go_on()
         self._heard[trial.config["number"]] = self._now, trial
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
         """A sign of life."""
-        self._look()
+        self._go_on()
         number = trial.config["number"]
         silent_s = self._now - self._heard[number][0]
         self._patience.learn(silent_s, len(result["reports"]) * self._samples_of(number))
@@ -104,9 +104,10 @@ class Watchdog(Unpickled, Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Look after those that were not heard of for too long, now and then."""
-        if self._clock() - self._looked < LOOK_EVERY_S:
+        self._go_on()
+        if self._now - self._looked < LOOK_EVERY_S:
             return
-        self._look()
+        self._looked = self._now
         for number, (heard, trial) in list(self._heard.items()):
             allowed_s = self._patience.allowed_s(self._samples_of(number))
             actor = trial.temporary_state.ray_actor
@@ -116,10 +117,11 @@ class Watchdog(Unpickled, Callback):
                 logger.warning("trial %d: %s; its process is ended", number, self.hung[number])
                 ray.kill(actor)  # Tune then sees it fail like any whose process died
 
-    def _look(self) -> None:
+    def _go_on(self) -> None:
+        """Count the time since this was last asked."""
         now = self._clock()
-        self._now += min(now - self._looked, _STANDSTILL_S)
-        self._looked = now
+        self._now += min(now - self._read, _STANDSTILL_S)
+        self._read = now
 
     def _samples_of(self, number: int) -> int:
         return self._samples[self._ledger.trials[number].context]

@@ -2,11 +2,11 @@
 
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from search import reserves
 from search.reserves import LOOK_EVERY_S, Reserves
 
 pytestmark = pytest.mark.faults
@@ -19,9 +19,7 @@ Usage = namedtuple("Usage", "total used free")
 def watched(tmp_path, monkeypatch):
     """Reserves of one disk with 1000 GiB, looked at whenever its free space is set."""
     now, said = [0.0], []
-    monkeypatch.setattr(
-        reserves.psutil, "virtual_memory", lambda: psutil._pslinux.svmem(*[50.0] * 11)
-    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(percent=50.0))
     watch = Reserves((tmp_path, tmp_path), said.append, clock=lambda: now[0])
 
     def look(free, total=1000 * GIB):
