@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
+from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
@@ -81,7 +82,7 @@ class Recorder(Unpickled, Callback):
         if number in self._hung:
             self._end(number, Outcome.TIMEOUT, self._hung[number])
             return
-        error = trial.get_pickled_error()
+        error = _error_of(trial)
         cause, reason = cause_of(error), reason_of(error)
         state = self._ledger.trials[number]
         if cause and self._again and may_retry(cause, state, self._ledger.spec.faults):
@@ -94,3 +95,9 @@ class Recorder(Unpickled, Callback):
         self._ledger.record(EventKind.ENDED, number, outcome=outcome, reason=reason)
         if self._checkpoints is not None and self._ledger.trials[number].checkpoint:
             shutil.rmtree(trial_folder(self._checkpoints, number), ignore_errors=True)
+
+
+def _error_of(trial: Trial) -> BaseException | None:
+    """What Tune has just written of a failure to this machine; the storage may get it later."""
+    path = trial.pickled_error_file
+    return cast(BaseException, cloudpickle.loads(Path(path).read_bytes())) if path else None

@@ -42,6 +42,8 @@ class OutOfHostMemoryError(RayActorError):
 
 def reason_of(error: BaseException | None) -> str:
     """Why a training failed, in one line without secrets."""
+    if error is None:
+        return "its process left no exception"
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
     return redacted(f"{type(cause).__name__}: {lines[-1].strip()}")[:_LONGEST_REASON]

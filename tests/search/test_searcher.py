@@ -13,6 +13,7 @@ from search.journal import EventKind
 from search.ledger import Ledger
 from search.recorder import Recorder
 from search.searcher import CurveSearcher, snapshot
+from tests.search.conftest import failing
 from trainables.config import TrialConfig
 from trainables.record import Outcome
 
@@ -108,11 +109,6 @@ def test_many_at_a_time_get_different_proposals(spec, journal, plan, rehearsal, 
     assert len({(t["fraction"], t["kd_weight"]) for t in late}) == 12
 
 
-def failing(config, error):
-    """Tune's view of a trial that failed like this."""
-    return SimpleNamespace(config=config, get_pickled_error=lambda: error)
-
-
 @pytest.mark.faults
 def test_a_trial_that_failed_comes_again_before_anything_new_and_then_no_more(
     make_spec, journal, plan, rehearsal, tmp_path
@@ -124,12 +120,12 @@ def test_a_trial_that_failed_comes_again_before_anything_new_and_then_no_more(
     recorder = Recorder(ledger, {}, again=searcher.again)
     error = RayTaskError("train", "", torch.OutOfMemoryError("CUDA out of memory."))
     first, second = searcher.suggest("a"), searcher.suggest("b")
-    recorder.on_trial_error(0, [], failing(first, error))
+    recorder.on_trial_error(0, [], failing(first, error, tmp_path))
     again = searcher.suggest("c")
     assert (again["number"], again["trial"]) == (first["number"], first["trial"])
     assert first["resources"] == second["resources"] == {"cpu": 1, "gpu": 0.25}
     assert again["resources"] == {"cpu": 1, "gpu": 1.0}
-    recorder.on_trial_error(0, [], failing(again, error))
+    recorder.on_trial_error(0, [], failing(again, error, tmp_path))
     assert ledger.trials[0].outcome is Outcome.FAILED
     assert ledger.trials[0].reason == "OutOfMemoryError: CUDA out of memory."
     assert searcher.suggest("d")["number"] == 2
@@ -148,7 +144,7 @@ def test_the_end_waits_for_trials_that_run_since_they_may_come_again(
     last = played.searcher.suggest("last")
     recorder = Recorder(ledger, {}, again=played.searcher.again)
     assert played.searcher.suggest("more") is None
-    recorder.on_trial_error(0, [], failing(last, RayActorError(error_msg="killed")))
+    recorder.on_trial_error(0, [], failing(last, RayActorError(error_msg="killed"), tmp_path))
     again = played.searcher.suggest("again")
     assert again["number"] == last["number"]
     assert played.searcher.suggest("more") is None
@@ -164,7 +160,7 @@ def test_a_trial_that_the_watchdog_ended_is_a_timeout(
     searcher = rehearsal(ledger.spec, ledger, tmp_path).searcher
     recorder = Recorder(ledger, {}, again=searcher.again, hung={0: "no report for 60 s"})
     hung = searcher.suggest("a")
-    recorder.on_trial_error(0, [], failing(hung, RayActorError(error_msg="killed")))
+    recorder.on_trial_error(0, [], failing(hung, RayActorError(error_msg="killed"), tmp_path))
     ended = ledger.trials[0]
     assert (ended.outcome, ended.reason) == (Outcome.TIMEOUT, "no report for 60 s")
     assert searcher.suggest("b")["number"] == 1
@@ -230,10 +226,9 @@ def test_an_end_that_nobody_asked_for_is_a_failure(one_trial):
         RayTaskError("step", "Traceback ...", ValueError("loss is not finite at epoch 2")),
     ],
 )
-def test_a_trial_that_raised_failed_with_the_cause_in_one_line(one_trial, error):
+def test_a_trial_that_raised_failed_with_the_cause_in_one_line(one_trial, error, tmp_path):
     ledger, recorder, trial = one_trial
-    trial.get_pickled_error = lambda: error
-    recorder.on_trial_error(0, [], trial)
+    recorder.on_trial_error(0, [], failing(trial.config, error, tmp_path))
     assert ledger.trials[0].outcome is Outcome.FAILED
     assert ledger.trials[0].reason == "ValueError: loss is not finite at epoch 2"
 
