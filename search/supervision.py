@@ -4,7 +4,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError
@@ -74,21 +73,27 @@ def _memory_kills_end_one_trial() -> Iterator[None]:
     Ray's error for that is neither an actor's nor a task's, so that Tune's manager of actors (up
     to 2.60 at least) raises out of `fit` and takes all other trials along.
     """
-    names = ("_actor_task_failed", "_actor_start_failed")
-    before = {name: getattr(RayActorManager, name) for name in names}
+    before = {
+        name: getattr(RayActorManager, name)
+        for name in ("_actor_task_failed", "_actor_start_failed")
+    }
 
-    def translated(name: str) -> Callable[[Any, Any, Exception], None]:
-        def failed(manager: Any, subject: Any, exception: Exception) -> None:
-            if isinstance(exception, OutOfMemoryError):
-                exception = OutOfHostMemoryError(error_msg=str(exception))
-            before[name](manager, subject, exception)
+    def translating(method: Callable[..., None]) -> Callable[..., None]:
+        def failed(*arguments: object, **named: object) -> None:
+            method(*map(_of_an_actor, arguments), **{k: _of_an_actor(v) for k, v in named.items()})
 
         return failed
 
-    for name in names:
-        setattr(RayActorManager, name, translated(name))
+    for name, method in before.items():
+        setattr(RayActorManager, name, translating(method))
     try:
         yield
     finally:
         for name, method in before.items():
             setattr(RayActorManager, name, method)
+
+
+def _of_an_actor(argument: object) -> object:
+    if isinstance(argument, OutOfMemoryError):
+        return OutOfHostMemoryError(error_msg=str(argument))
+    return argument

@@ -89,7 +89,9 @@ def test_a_process_ended_for_want_of_memory_is_one_trial_s_failure():
     manager._cleanup_actor = lambda tracked_actor: None
 
     def fail():
-        manager._actor_task_failed(task, OutOfMemoryError("low on memory"))
+        manager._actor_task_failed(
+            tracked_actor_task=task, exception=OutOfMemoryError("low on memory")
+        )
 
     with pytest.raises(RuntimeError, match="unexpected"):
         fail()
