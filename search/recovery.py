@@ -19,6 +19,8 @@ _LONGEST_REASON = 1000
 """Characters: MLflow's tags have a limit, and a reason is one line."""
 _LOST = ("node has died", "node was terminated", "raylet died")
 """Ray's words for a machine that is gone."""
+_ADVICE = " Some common causes include"
+"""What Ray appends to the end of a process, on and on."""
 _HOST_MEMORY = "can't allocate memory"
 """What torch's allocator for CPUs says in a plain RuntimeError."""
 
@@ -46,7 +48,8 @@ def reason_of(error: BaseException | None) -> str:
         return "its process left no exception"
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
-    return redacted(f"{type(cause).__name__}: {lines[-1].strip()}")[:_LONGEST_REASON]
+    last = lines[-1].strip().partition(_ADVICE)[0]
+    return redacted(f"{type(cause).__name__}: {last}")[:_LONGEST_REASON]
 
 
 def cause_of(error: BaseException | None) -> Cause | None:

@@ -58,6 +58,14 @@ def test_an_error_of_memory_survives_the_file_that_tune_keeps_it_in():
     assert reason_of(kept) == "OutOfHostMemoryError: node low on memory"
 
 
+def test_a_reason_is_one_line_without_ray_s_advice():
+    error = RayActorError(
+        error_msg="The actor died.\nIts worker exits with code 2. Some common causes include: (1)"
+    )
+    assert reason_of(error) == "RayActorError: Its worker exits with code 2."
+    assert reason_of(None) == "its process left no exception"
+
+
 def tries(cause, faults):
     trial = TrialState(0, "c", {}, 0, start_design=False)
     while may_retry(cause, trial, faults):
