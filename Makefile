@@ -11,7 +11,7 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 # Busy processes with several threads each collapse on a small machine.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all test-cluster check audit format install
+.PHONY: demo test test-all test-cluster test-faults check audit format install
 
 demo: $(INSTALLED)
 	$(BIN)/kdcurve search configs/demo.yaml --name $(DEMO)
@@ -27,6 +27,10 @@ test-all: check
 # Three machines made of namespaces: needs root, iproute2, openssh-server and rsync.
 test-cluster: $(INSTALLED)
 	$(BIN)/pytest -m cluster -rs
+
+# What a search does when machines, disks, servers and files fail it: docs/faults.md.
+test-faults: $(INSTALLED)
+	$(BIN)/pytest -m faults
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -147,6 +147,7 @@ for _panel, _functions in _COMMANDS.items():
 app.command(rich_help_panel="Launch")(launch.schema)
 _cluster = typer.Typer(no_args_is_help=True, context_settings=app.info.context_settings)
 _cluster.command()(_faults_in_one_line()(cluster.check))
+_cluster.command("watch-node")(_faults_in_one_line()(cluster.watch_node))
 app.add_typer(
     _cluster, name="cluster", help="Files of Ray's cluster launcher.", rich_help_panel="Launch"
 )

@@ -34,6 +34,8 @@ _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Nothing is restored from Tune's snapshots, so none is needed during the run.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # Trials of lost machines are retried here too, where the record hears of it.
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     # Ctrl-C is answered here, so that the display can say so.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -232,3 +232,30 @@ def check(
         _say("Before ray up:")
     for line in left:
         _say(f"  {line}")
+
+
+def watch_node(
+    metadata: Annotated[
+        str, typer.Option(help="Address of the metadata service, as AWS has it.")
+    ] = "http://169.254.169.254",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster.")] = "auto",
+    node_id: Annotated[str | None, typer.Option(help="Ray's; by default this machine's.")] = None,
+) -> None:
+    """Wait on a worker for a spot notice or SIGTERM; then its trials checkpoint and go elsewhere.
+
+    Example: `kdcurve cluster watch-node`
+    """
+    import signal  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    from search.notices import Metadata, drain_node, watch  # noqa: PLC0415  (each loads its own)
+
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+
+    def drain(why: str, left_s: float) -> None:
+        _say(f"{why}: this machine has {left_s:.0f} s left; Ray is told")
+        drain_node(why, left_s, address, node_id)
+
+    _say(f"watching for a notice from {metadata}")
+    watch(Metadata(metadata), drain, terminated, _say)

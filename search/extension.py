@@ -13,7 +13,7 @@ _FIXED = ("dataset", "student", "recipe", "tune", "early_stopping", "pruning", "
 def check_extension(recorded: SearchSpec, extended: SearchSpec) -> None:
     """Refuse what would make new trials incomparable to those that are recorded.
 
-    More contexts, seeds and budget may be asked for; resources, the sampler and how often
+    More contexts, seeds and budget may be asked for; resources, faults, the sampler and how often
     checkpoints are written may change (to or from `ray-stock`, the sampler may not). A criterion
     of the budget may grow, be dropped or be added; one that is added may be reached at once, which
     takes nothing away.

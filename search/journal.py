@@ -41,6 +41,8 @@ class EventKind(StrEnum):
     """An epoch is done (epoch, metrics)."""
     CHECKPOINTED = "checkpointed"
     """A trial can be taken up again from here (epoch, path)."""
+    RETRIED = "retried"
+    """A trial failed and is to be taken up again (cause, reason)."""
     RUNG = "rung"
     """The scheduler decided at a rung (epoch, score, stop)."""
     GRACE = "grace"

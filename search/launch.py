@@ -2,14 +2,11 @@
 
 import contextlib
 import importlib.metadata
-import logging
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +14,6 @@ from types import FrameType
 from typing import Any, Protocol
 
 from filelock import FileLock
-from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig
 
 from analysis.errors import AnalysisError
 from search.cluster import concurrent_trials, connected
@@ -31,20 +26,14 @@ from search.plan import settle
 from search.preflight import preflight
 from search.preparation import prepare_shared
 from search.publish import Answers, publish
-from search.recorder import Recorder
+from search.reserves import Reserves
 from search.samplers.presence import check_sampler
-from search.samplers.table import make_designer
-from search.scheduler import make_scheduler
-from search.searcher import CurveSearcher
 from search.space import SearchSpec
-from search.stopping import Bounded, Losses, reached
-from search.studies import Studies
+from search.supervision import supervise
 from search.tracking import Delivery
+from search.tuning import tune_trials
 from search.writer import Writer, writing
 from trainables.record import SearchState
-from trainables.trial import DistillationTrial
-
-logger = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT_S = 120.0
 """How long the end of a search waits for MLflow."""
@@ -129,7 +118,7 @@ def run(
     with (
         writing(journal, spec.name, places.folder(spec.name)) as writer,
         connected(places.folder(spec.name), address),
-        stopping_cleanly(watcher),
+        stopping_cleanly(watcher) as stopping,
     ):
         check_name(journal, spec.name)  # again, now that no other process can take it
         concurrent = concurrent_trials(spec, address, watcher.say)
@@ -146,7 +135,7 @@ def run(
             git_commit=_git_commit(),
             hardware={"machine": platform.machine(), "cpus": os.cpu_count()},
         )
-        return _carry_out(places, ledger, writer, delivery, concurrent, watcher)
+        return _carry_out(places, ledger, writer, delivery, concurrent, watcher, stopping)
 
 
 def resume(
@@ -195,7 +184,7 @@ def resume(
     with (
         writing(journal, name, places.folder(name), take_over=take_over) as writer,
         connected(places.folder(name), address),
-        stopping_cleanly(watcher),
+        stopping_cleanly(watcher) as stopping,
     ):
         concurrent = concurrent_trials(spec, address, watcher.say)
         if look_first:
@@ -211,7 +200,7 @@ def resume(
                 f"the budget is spent ({spent}); to go on, give the search more of it: "
                 f"kdcurve resume {name} --file F"
             )
-        return _carry_out(places, ledger, writer, delivery, concurrent, watcher)
+        return _carry_out(places, ledger, writer, delivery, concurrent, watcher, stopping)
 
 
 @contextlib.contextmanager
@@ -228,16 +217,23 @@ def _carry_out(
     delivery: Delivery,
     concurrent: int,
     watcher: Watcher,
+    stopping: threading.Event,
 ) -> SearchResult:
     spec = ledger.spec
     state = SearchState.FAILED
     reason = None
+    reserves = Reserves((places.folder(spec.name), places.storage), watcher.say)
     writer.flush()
     delivery.start()
     try:
         prepare_shared(spec, places, ledger, watcher.say)
         with watcher.watching(spec, ledger):
-            reason = _tune(spec, places, ledger, concurrent)
+            reason = supervise(
+                lambda: tune_trials(spec, places, ledger, concurrent, reserves),
+                ledger,
+                lambda: stopping.is_set() or reserves.exhausted is not None,
+                watcher.say,
+            )
         state = SearchState.INTERRUPTED if reason is None else SearchState.COMPLETE
     except KeyboardInterrupt:
         state = SearchState.INTERRUPTED
@@ -280,22 +276,24 @@ def deliver_rest(
 
 
 @contextlib.contextmanager
-def stopping_cleanly(watcher: Watcher) -> Iterator[None]:
+def stopping_cleanly(watcher: Watcher) -> Iterator[threading.Event]:
     """Let Ctrl-C and SIGTERM end a search between two reports; a second one ends it at once.
 
     While Tune runs it ends its loop on SIGUSR1; elsewhere a KeyboardInterrupt does no harm.
+
+    Yields:
+        What is set once someone asked for that.
     """
+    stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the caller's
+        yield stopping  # signals are the caller's
         return
-    stopping = False
 
     def stop(_: int, __: FrameType | None) -> None:
-        nonlocal stopping
         tune_listens = signal.getsignal(signal.SIGUSR1) is not before[signal.SIGUSR1]
-        if stopping or not tune_listens:
+        if stopping.is_set() or not tune_listens:
             raise KeyboardInterrupt
-        stopping = True
+        stopping.set()
         watcher.say("stopping; what has ended is recorded (again to leave at once)")
         signal.raise_signal(signal.SIGUSR1)
 
@@ -303,81 +301,10 @@ def stopping_cleanly(watcher: Watcher) -> Iterator[None]:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _budget_spent(spec: SearchSpec, ledger: Ledger) -> str | None:
-    """The criterion that has ended a search, in words; None while it is not or trials go on."""
-    if ledger.unfinished():
-        return None
-    return reached(spec, ledger.by_context, ledger.active_at(time.time()), Losses(spec))
-
-
-def _tune(spec: SearchSpec, places: Places, ledger: Ledger, concurrent: int) -> str | None:
-    """Let Tune run the trials that are left.
-
-    Returns:
-        What ended the search, in words; None if it was cut off.
-    """
-    if (reason := _budget_spent(spec, ledger)) is not None:
-        return reason
-    objective = spec.objective
-    resources = spec.resources
-    studies = Studies(spec, places.optuna(spec.name))
-    designer = Bounded(
-        make_designer(spec, studies), spec, lambda: ledger.active_at(time.time()), Losses(spec)
-    )
-    searcher = CurveSearcher(spec, ledger, designer)
-    folder, checkpoints = places.tune / spec.name, places.checkpoints / spec.name
-    shutil.rmtree(folder, ignore_errors=True)
-    totals = {context.key: spec.total_epochs(context) for context in spec.context_list}
-    tuner = tune.Tuner(
-        tune.with_resources(DistillationTrial, {"cpu": resources.cpu, "gpu": resources.gpu}),
-        param_space={
-            "objective": objective,
-            "cache": str(places.cache),
-            "cpus": resources.cpu,
-            "checkpoints": str(checkpoints),
-            "checkpoint_every_s": spec.checkpoint_every_s,
-            "logits": str(places.logits / spec.name),
-        },
-        tune_config=tune.TuneConfig(
-            metric=objective,
-            mode="max",
-            search_alg=searcher,
-            scheduler=make_scheduler(spec, ledger),
-            num_samples=-1,  # the searcher says when there are no more
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
-        ),
-        run_config=RunConfig(
-            name=spec.name,
-            storage_path=str(places.tune),
-            callbacks=[Recorder(ledger, totals, checkpoints)],
-            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            failure_config=FailureConfig(max_failures=0),
-            verbose=0,
-        ),
-    )
-    # It would warn, trial by trial, that the files of the loggers turned off are missing.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    before = signal.getsignal(signal.SIGUSR1)
-    try:
-        tuner.fit()
-    finally:
-        searcher.close()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGUSR1, before)  # Tune leaves its own behind
-    studies.sync_all(ledger.by_context)
-    if not ledger.unfinished():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return designer.reason or _budget_spent(spec, ledger)
-    return None
 
 
 def _plain(spec: SearchSpec) -> dict[str, Any]:

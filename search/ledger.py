@@ -41,6 +41,8 @@ class TrialState:
     ended: float | None = None
     """When it was first taken up and when it ended, in seconds since 1970."""
     running: bool = False
+    retries: Counter[str] = field(default_factory=Counter)
+    """How often it failed and was to be taken up again, by `search.recovery.Cause`."""
     outcome: Outcome | None = None
     reason: str | None = None
 
@@ -240,6 +242,9 @@ class Ledger:
                     trial.scores[data["epoch"]] = score
             case EventKind.CHECKPOINTED:
                 trial.checkpoint = data["epoch"]
+            case EventKind.RETRIED:
+                trial.running = False
+                trial.retries[data["cause"]] += 1
             case EventKind.RUNG:
                 trial.rungs[data["epoch"]] = (data["score"], data["stop"])
             case EventKind.ENDED:

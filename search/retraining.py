@@ -24,7 +24,7 @@ from search.places import Places
 from search.plan import needed_by
 from search.preparation import prepare_shared
 from search.publish import publish
-from search.recorder import reason_of
+from search.recovery import reason_of
 from search.standing import open_recorded, recorded_spec, require_idle
 from search.tracking import Delivery
 from search.writer import writing

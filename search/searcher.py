@@ -1,6 +1,7 @@
 """Tune's searcher: the designer on one side, Tune on the other."""
 
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from search.early import measured_grace
 from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger, TrialState
+from search.recovery import room
 from search.space import AUTO, SearchSpec
 from search.unpickled import Unpickled
 
@@ -31,6 +33,7 @@ class CurveSearcher(Unpickled, Searcher):
         ledger: its record.
         designer: chooses the trials.
         patience_s: how long to wait for a proposal while trials run; None: until it is there.
+        machines: tells the resources of each machine, for a trial that needs more room.
     """
 
     def __init__(
@@ -39,9 +42,11 @@ class CurveSearcher(Unpickled, Searcher):
         ledger: Ledger,
         designer: Designer,
         patience_s: float | None = PATIENCE_S,
+        machines: Callable[[], Sequence[Mapping[str, float]]] = lambda: (),
     ) -> None:
         super().__init__()
         self._patience_s = patience_s
+        self._machines = machines
         self._spec = spec
         self._ledger = ledger
         self._designer = designer
@@ -53,16 +58,22 @@ class CurveSearcher(Unpickled, Searcher):
         """How many trials had ended when the designer was asked last."""
         self._put_off = False
         """Whether it then answered that another has to end first."""
+        self._exhausted = False
+        """Whether it has nothing more to propose."""
         self.numbers: dict[str, int] = {}
         """Number of each of Tune's trial ids."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's configuration, None for 'not yet', or Tune's word for the end.
 
-        Trials that an earlier life of the search left unfinished come first.
+        Trials that an earlier life of the search left unfinished come first, and those that
+        failed and are to be taken up again. Since any that runs may be the next of these, the
+        end has not come before all have ended.
         """
         if self._again:
             trial = self._again.popleft()
+        elif self._exhausted:
+            return self._nothing_more()
         else:
             if not self._ready():
                 return None
@@ -70,7 +81,8 @@ class CurveSearcher(Unpickled, Searcher):
             if isinstance(proposal, Later):
                 return None
             if proposal is None:
-                return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
+                self._exhausted = True
+                return self._nothing_more()
             if not proposal.start_design:
                 self._measure_grace()
             trial = self._record(proposal)
@@ -81,7 +93,19 @@ class CurveSearcher(Unpickled, Searcher):
             "number": trial.number,
             "trial": config.model_dump(mode="json"),
             "rungs": self._rungs(trial),
+            "resources": room(
+                self._spec.resources, trial.retries, self._machines() if trial.retries else ()
+            ),
         }
+
+    def again(self, number: int) -> None:
+        """Take up a trial that failed once more, before anything new."""
+        self._again.append(self._ledger.trials[number])
+
+    def _nothing_more(self) -> dict[str, Any] | None:
+        if any(trial.outcome is None for trial in reversed(self._ledger.trials.values())):
+            return None
+        return cast(None, Searcher.FINISHED)  # a string, whatever Ray's annotation says
 
     def _rungs(self, trial: TrialState) -> tuple[int, ...]:
         """Epochs at which Tune has to hear of a trial, since it may end there."""

@@ -261,6 +261,20 @@ class Resources(Strict):
     """Trials at a time (default: as many as fit)."""
 
 
+class Faults(Strict):
+    """How much goes wrong before it is left to you."""
+
+    restarts: int = Field(5, ge=0)
+    """Times that a search which broke off goes on by itself, from its record."""
+    retries: int = Field(3, ge=0)
+    """Times that a trial is taken up again whose process died or could not reach the storage. A
+    machine that was lost is no fault of the trial, and does not count."""
+    silence_s: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    """Seconds without a report after which a trial counts as hung and ends as `timeout` (default:
+    ten times what the slowest trials took for as many samples, and at least 15 minutes; 2 hours
+    before anything was reported)."""
+
+
 class Counted(Strict):
     """The size of a data set as it was found."""
 
@@ -313,6 +327,7 @@ class SearchSpec(Strict):
     early_stopping: EarlyStopping = EarlyStopping()
     budget: Budget = Budget()
     resources: Resources = Resources()
+    faults: Faults = Faults()
     pruning: Pruning = Pruning()
     """How scores become a subset."""
     soft_labels: Literal["auto", "views", "online", "fixed"] = "auto"

@@ -114,6 +114,7 @@ def some_trials_ended(line: str) -> bool:
     return " trials (" in line
 
 
+@pytest.mark.faults
 def test_a_wrong_or_missing_token_is_refused_at_once(laptop, node, tmp_path):
     (tmp_path / "wrong").write_text("0" * 64)
     for path in ("wrong", "missing"):

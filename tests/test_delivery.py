@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +27,11 @@ from search.specfile import parse_spec
 from search.tracking import Delivery
 from search.writer import Writer, writing
 from tests.delivered import assert_whole, stored
-from tests.search.conftest import RAW, Rehearsal
+from tests.search.conftest import RAW, Rehearsal, failing
 from tests.servers import MlflowServer, Stub, answering, hanging, mlflow_server
 from trainables.record import SearchState
+
+pytestmark = pytest.mark.faults
 
 names = (f"search-{number}" for number in itertools.count())
 WRITE_S = 0.05
@@ -452,6 +453,6 @@ def fail(search, error):
     """A worker dies of an error."""
     number = len(search.ledger.trials)
     assert search.rehearsed.searcher.suggest("ill")["number"] == number
-    trial = SimpleNamespace(config={"number": number}, get_pickled_error=lambda: error)
+    trial = failing({"number": number}, error, search.places.home)
     search.rehearsed.recorder.on_trial_start(0, [], trial)
     search.rehearsed.recorder.on_trial_error(0, [], trial)

@@ -5,16 +5,17 @@ import random
 import signal
 import subprocess
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from search.errors import KdcurveError
 from search.journal import Event, EventKind, Journal
 from tests.conftest import DIGITS, KDCURVE, kdcurve
+from tests.faults.searches import assert_nothing_lost
 from trainables import record
+
+pytestmark = pytest.mark.faults
 
 KILLS = 20
 TRIALS = 64
@@ -96,52 +97,6 @@ def facts(events: list[Event]) -> dict[str, object]:
     }
 
 
-def assert_each_fact_once(events: list[Event], trials: int) -> None:
-    """Proposed, reported and ended exactly once, without gaps."""
-    assert [e.number for e in events] == list(range(1, len(events) + 1))
-    once = {
-        EventKind.PROPOSED: lambda e: e.trial,
-        EventKind.REPORTED: lambda e: (e.trial, e.data["epoch"]),
-        EventKind.RUNG: lambda e: (e.trial, e.data["epoch"]),
-        EventKind.CHECKPOINTED: lambda e: (e.trial, e.data["epoch"]),
-        EventKind.ENDED: lambda e: e.trial,
-        EventKind.PREPARED: lambda e: e.data["key"],
-    }
-    for kind, identity in once.items():
-        counts = Counter(identity(e) for e in events if e.kind is kind)
-        assert max(counts.values(), default=1) == 1, (kind, counts.most_common(3))
-    assert {e.trial for e in events if e.kind is EventKind.PROPOSED} == set(range(trials))
-    assert {e.trial for e in events if e.kind is EventKind.ENDED} == set(range(trials))
-    for number in range(trials):
-        epochs = [
-            e.data["epoch"] for e in events if e.kind is EventKind.REPORTED and e.trial == number
-        ]
-        assert epochs == list(range(1, len(epochs) + 1))
-
-
-def assert_mlflow_has_it_once(home: Path, events: list[Event], trials: int) -> None:
-    """One run a trial, none left running, and every report once."""
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("killed")
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    numbers = Counter(run.data.tags.get(record.TAG_TRIAL) for run in runs)
-    assert sum(run.data.tags[record.TAG_KIND] == record.Kind.SEARCH for run in runs) == 1
-    del numbers[None]
-    assert numbers == Counter(str(number) for number in range(trials))
-    for run in runs:
-        number = run.data.tags.get(record.TAG_TRIAL)
-        if number is None:
-            continue
-        expected = [
-            (e.data["epoch"], round(1000 * e.time), e.data["metrics"][record.VAL_ACCURACY])
-            for e in events
-            if e.kind is EventKind.REPORTED and e.trial == int(number)
-        ]
-        history = client.get_metric_history(run.info.run_id, record.VAL_ACCURACY)
-        assert sorted((m.step, m.timestamp, m.value) for m in history) == expected
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_path):
@@ -155,13 +110,12 @@ def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_p
 
     home = tmp_path / "disturbed" / "kdcurve-data"
     run_through_kills(home.parent, "{concurrent: 1}", seed=1)
+    assert_nothing_lost(home, TRIALS, "killed")
     events = events_of(home)
-    assert_each_fact_once(events, trials=TRIALS)
     found = facts(events)
     for what, value in expected.items():
         assert found[what] == value, what
     assert sum(e.kind is EventKind.CHECKPOINTED for e in events) > 0
-    assert_mlflow_has_it_once(home, events, trials=TRIALS)
 
 
 @pytest.mark.slow
@@ -169,6 +123,4 @@ def test_one_at_a_time_a_search_killed_20_times_equals_the_undisturbed_one(tmp_p
 def test_four_at_a_time_a_search_killed_20_times_has_each_fact_once(tmp_path):
     home = tmp_path / "disturbed" / "kdcurve-data"
     run_through_kills(home.parent, "{cpu: 0.5, concurrent: 4}", seed=2)
-    events = events_of(home)
-    assert_each_fact_once(events, trials=TRIALS)
-    assert_mlflow_has_it_once(home, events, trials=TRIALS)
+    assert_nothing_lost(home, TRIALS, "killed")

@@ -46,6 +46,7 @@ def interrupt(folder, arguments, ended_before, send, number):
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
     """Ctrl-C and SIGTERM end cleanly and say how to go on; resuming completes the same plan.
 
@@ -76,6 +77,7 @@ def test_interrupted_then_resumed_has_each_trial_once(tmp_path):
     assert "RUNNING" not in {run.info.status for run in trials + parents}
 
 
+@pytest.mark.faults
 def test_a_trial_that_diverges_fails_alone_and_is_shown(tmp_path):
     """A learning rate that explodes for networks: failed with the reason, never accuracy 0."""
     (tmp_path / "diverging.yaml").write_text(

@@ -6,7 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+import ray
 from ray import tune
+from ray._private.state import state as cluster_state
 
 from trainables import cache, checkpoint, memory
 from trainables.config import TrialConfig, content_key
@@ -20,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.5
 """Epochs shorter than this are reported together, to spare Tune's event loop."""
+NOTICE_EVERY_S = 5.0
+"""How often a trial asks whether its machine is about to be taken away."""
 
 
 class DistillationTrial(tune.Trainable):
@@ -36,9 +41,9 @@ class DistillationTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the student, where its checkpoint left it if there is one.
+        """Take note of what to train; the first step opens it.
 
-        Data, teacher and scores come from the cache.
+        A trial counts as running, and is watched, from its first step on.
         """
         pin_threads(config["cpus"])
         memory.keep_freed()
@@ -56,9 +61,22 @@ class DistillationTrial(tune.Trainable):
         logits = config.get("logits")
         self._logits = None if logits is None else Path(logits)
         self._checkpoint_every_s = config.get("checkpoint_every_s", 60.0)
-        self._training, self._reports = self._open()
-        self._to_replay = self._reports
-        self._saved_at = time.perf_counter()
+        self._training: Trainable | None = None
+        self._reports: list[Metrics] = []
+        self._to_replay: list[Metrics] = []
+        self._saved_at = self._asked_at = time.perf_counter()
+        self._leaving = False
+
+    def open(self) -> Trainable:
+        """The student, where its checkpoint left it if there is one.
+
+        Data, teacher and scores come from the cache.
+        """
+        if self._training is None:
+            self._training, self._reports = self._open()
+            self._to_replay = self._reports
+            self._saved_at = time.perf_counter()
+        return self._training
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process."""
@@ -70,23 +88,26 @@ class DistillationTrial(tune.Trainable):
 
         Returns:
             ``reports`` of one or more epochs; number, epoch and objective after the last of
-            them; whether that is ``done``; and the epoch of the ``checkpoint`` written, if any.
+            them; whether that is ``done``; the epoch of the ``checkpoint`` written, if any; and
+            ``memory_used``, the share of the machine's memory that is taken.
         """
+        training = self.open()
         saved = None
         reports = self._replay()
         if not reports:
-            reports = self._train()
-            saved = self._checkpoint()
-            if self._training.epoch >= self._training.epochs:
-                self._save_logits()
+            reports = self._train(training)
+            saved = self._checkpoint(training)
+            if training.epoch >= training.epochs:
+                self._save_logits(training)
         epoch = reports[-1][EPOCH]
         return {
             "number": self._number,
             EPOCH: epoch,
             self._objective: reports[-1][self._objective],
             "reports": reports,
-            "done": epoch >= self._training.epochs,
+            "done": epoch >= training.epochs,
             "checkpoint": saved,
+            "memory_used": psutil.virtual_memory().percent / 100,
         }
 
     def _open(self) -> tuple[Trainable, list[Metrics]]:
@@ -134,10 +155,9 @@ class DistillationTrial(tune.Trainable):
         reports, self._to_replay = self._to_replay[:end], self._to_replay[end:]
         return reports
 
-    def _train(self) -> list[Metrics]:
+    def _train(self, training: Trainable) -> list[Metrics]:
         """Train until something is worth a report: a rung, the end, or half a second."""
         began = time.perf_counter()
-        training = self._training
         reports = []
         while True:
             reports.append(training.step())
@@ -149,12 +169,11 @@ class DistillationTrial(tune.Trainable):
                 self._reports = self._reports + reports
                 return reports
 
-    def _save_logits(self) -> None:
+    def _save_logits(self, training: Trainable) -> None:
         """Leave the validation logits for whoever compares trials by more than accuracy.
 
         A file as `record` describes it; a full disk costs it alone.
         """
-        training = self._training
         if self._logits is None or not isinstance(training, Training):
             return  # the closed-form problem has none
         tensors = {
@@ -166,20 +185,19 @@ class DistillationTrial(tune.Trainable):
         except OSError as error:
             logger.warning("no validation logits of trial %d: %s", self._number, error)
 
-    def _checkpoint(self) -> int | None:
+    def _checkpoint(self, training: Trainable) -> int | None:
         """Write a checkpoint if it is time for one; returns its epoch.
 
-        A full disk costs the checkpoint, not the trial.
+        On a machine that is about to go it always is. A full disk costs the checkpoint, not the
+        trial.
         """
-        epoch = self._training.epoch
-        waited_s = time.perf_counter() - self._saved_at
-        if (
-            self._folder is None
-            or epoch >= self._training.epochs
-            or waited_s < self._checkpoint_every_s
-        ):
+        epoch = training.epoch
+        if self._folder is None or epoch >= training.epochs:
             return None
-        state = {"trial": content_key(self._trial), "training": self._training.state_dict()}
+        waited_s = time.perf_counter() - self._saved_at
+        if waited_s < self._checkpoint_every_s and not self._is_leaving():
+            return None
+        state = {"trial": content_key(self._trial), "training": training.state_dict()}
         try:
             checkpoint.save(self._folder, epoch, state, self._reports)
         except OSError as error:
@@ -188,3 +206,14 @@ class DistillationTrial(tune.Trainable):
         finally:
             self._saved_at = time.perf_counter()
         return epoch
+
+    def _is_leaving(self) -> bool:
+        """Whether Ray drains this machine, since a notice came that it will be taken away."""
+        now = time.perf_counter()
+        if not self._leaving and now - self._asked_at >= NOTICE_EVERY_S and ray.is_initialized():
+            self._asked_at = now
+            # A cluster that does not answer now says it the next time.
+            with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
+                here = ray.get_runtime_context().get_node_id()
+                self._leaving = here in cluster_state.get_draining_nodes()
+        return self._leaving

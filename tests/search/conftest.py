@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +89,15 @@ class Rehearsal:
                 return
             if self.cluster.deliver(playing, reports):
                 return
+
+
+def failing(config: dict[str, Any], error: BaseException, folder: Path) -> SimpleNamespace:
+    """Tune's view of a trial that failed: the exception lies in a file of this machine."""
+    from ray import cloudpickle
+
+    path = folder / "error.pkl"
+    path.write_bytes(cloudpickle.dumps(error))
+    return SimpleNamespace(config=config, pickled_error_file=str(path))
 
 
 AT_ONCE = """

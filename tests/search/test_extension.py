@@ -40,6 +40,7 @@ def refusal(make_spec):
         pytest.param({"sampler": "random"}, id="sampler"),
         pytest.param({"sampler": "grid"}, id="baseline"),
         pytest.param({"checkpoint_every_s": 5}, id="checkpoints"),
+        pytest.param({"faults": {"retries": 9}}, id="faults"),
     ],
 )
 def test_more_of_the_same_is_allowed(refusal, sections):

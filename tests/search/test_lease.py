@@ -55,6 +55,7 @@ def owner(journal):
         return {row.search: row.pid for row in rows}
 
 
+@pytest.mark.faults
 def test_a_second_process_is_refused_and_told_who_runs_the_search(journal, process):
     with pytest.raises(KdcurveError) as refused:
         Lease(journal, "a")
@@ -100,6 +101,7 @@ def test_a_process_whose_number_is_used_again_is_replaced(journal):
 
 @pytest.mark.skipif(not hasattr(psutil, "_pslinux"), reason="how Linux tells its start")
 @pytest.mark.parametrize("step_s", [-7200.0, 86_400.0])
+@pytest.mark.faults
 def test_a_clock_that_is_set_makes_nobody_look_gone(journal, process, monkeypatch, step_s):
     booted = psutil.boot_time()
     for module in (psutil, psutil._pslinux):

@@ -138,6 +138,7 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_of_four_machines_the_two_that_differ_are_named(tmp_path):
     """Nodes of one real cluster: one with another torch, one without our packages."""
     import json

@@ -3,7 +3,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import RayTaskError
+import torch
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
 
 from search.designer import Proposal
@@ -12,6 +13,7 @@ from search.journal import EventKind
 from search.ledger import Ledger
 from search.recorder import Recorder
 from search.searcher import CurveSearcher, snapshot
+from tests.search.conftest import failing
 from trainables.config import TrialConfig
 from trainables.record import Outcome
 
@@ -107,6 +109,63 @@ def test_many_at_a_time_get_different_proposals(spec, journal, plan, rehearsal, 
     assert len({(t["fraction"], t["kd_weight"]) for t in late}) == 12
 
 
+@pytest.mark.faults
+def test_a_trial_that_failed_comes_again_before_anything_new_and_then_no_more(
+    make_spec, journal, plan, rehearsal, tmp_path
+):
+    """Out of memory: once more with more room, then failed alone."""
+    spec = make_spec(sampler="random", resources={"cpu": 1, "gpu": 0.25})
+    ledger = plan(journal, spec)
+    searcher = rehearsal(spec, ledger, tmp_path).searcher
+    recorder = Recorder(ledger, {}, again=searcher.again)
+    error = RayTaskError("train", "", torch.OutOfMemoryError("CUDA out of memory."))
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    recorder.on_trial_error(0, [], failing(first, error, tmp_path))
+    again = searcher.suggest("c")
+    assert (again["number"], again["trial"]) == (first["number"], first["trial"])
+    assert first["resources"] == second["resources"] == {"cpu": 1, "gpu": 0.25}
+    assert again["resources"] == {"cpu": 1, "gpu": 1.0}
+    recorder.on_trial_error(0, [], failing(again, error, tmp_path))
+    assert ledger.trials[0].outcome is Outcome.FAILED
+    assert ledger.trials[0].reason == "OutOfMemoryError: CUDA out of memory."
+    assert searcher.suggest("d")["number"] == 2
+    read = Ledger(journal, spec.name).trials[0]
+    assert read.retries == {"gpu_memory": 1}, "whoever resumes the search goes on counting"
+
+
+@pytest.mark.faults
+def test_the_end_waits_for_trials_that_run_since_they_may_come_again(
+    make_spec, journal, plan, rehearsal, tmp_path
+):
+    spec = make_spec(sampler="random")
+    ledger = plan(journal, spec)
+    played = rehearsal(spec, ledger, tmp_path)
+    played.run(trials=23)
+    last = played.searcher.suggest("last")
+    recorder = Recorder(ledger, {}, again=played.searcher.again)
+    assert played.searcher.suggest("more") is None
+    recorder.on_trial_error(0, [], failing(last, RayActorError(error_msg="killed"), tmp_path))
+    again = played.searcher.suggest("again")
+    assert again["number"] == last["number"]
+    assert played.searcher.suggest("more") is None
+    played.run_one(again)
+    assert played.searcher.suggest("more") == Searcher.FINISHED
+
+
+@pytest.mark.faults
+def test_a_trial_that_the_watchdog_ended_is_a_timeout(
+    make_spec, journal, plan, rehearsal, tmp_path
+):
+    ledger = plan(journal, make_spec(sampler="random"))
+    searcher = rehearsal(ledger.spec, ledger, tmp_path).searcher
+    recorder = Recorder(ledger, {}, again=searcher.again, hung={0: "no report for 60 s"})
+    hung = searcher.suggest("a")
+    recorder.on_trial_error(0, [], failing(hung, RayActorError(error_msg="killed"), tmp_path))
+    ended = ledger.trials[0]
+    assert (ended.outcome, ended.reason) == (Outcome.TIMEOUT, "no report for 60 s")
+    assert searcher.suggest("b")["number"] == 1
+
+
 @pytest.fixture
 def one_trial(make_spec, journal, plan):
     """A trial under way, the recorder of its search, and Tune's view of it."""
@@ -167,10 +226,9 @@ def test_an_end_that_nobody_asked_for_is_a_failure(one_trial):
         RayTaskError("step", "Traceback ...", ValueError("loss is not finite at epoch 2")),
     ],
 )
-def test_a_trial_that_raised_failed_with_the_cause_in_one_line(one_trial, error):
+def test_a_trial_that_raised_failed_with_the_cause_in_one_line(one_trial, error, tmp_path):
     ledger, recorder, trial = one_trial
-    trial.get_pickled_error = lambda: error
-    recorder.on_trial_error(0, [], trial)
+    recorder.on_trial_error(0, [], failing(trial.config, error, tmp_path))
     assert ledger.trials[0].outcome is Outcome.FAILED
     assert ledger.trials[0].reason == "ValueError: loss is not finite at epoch 2"
 

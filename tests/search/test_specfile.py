@@ -127,6 +127,10 @@ FAULTS = [
     ("seeds.trials", 0, ["seeds.trials: 0:", "or equal to 1"]),
     ("resources.cpu", 0, ["resources.cpu: 0:", "greater than 0"]),
     ("resources.gpu", float("inf"), ["resources.gpu: inf:", "finite"]),
+    ("faults.restarts", -1, ["faults.restarts: -1:", "or equal to 0"]),
+    ("faults.retries", 1.5, ["faults.retries: 1.5:", "integer"]),
+    ("faults.silence_s", 0, ["faults.silence_s: 0:", "greater than 0"]),
+    ("faults.silence", 60, ["faults.silence: unknown key", "did you mean 'silence_s'"]),
     ("seed", -1, ["seed: -1:", "or equal to 0"]),
 ]
 

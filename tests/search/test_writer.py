@@ -717,6 +717,7 @@ def no_file_longer_than(size):
         signal.signal(signal.SIGXFSZ, before)
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_one_clear_error_and_costs_nothing_that_was_recorded(
     on_sqlite, switch, tmp_path
 ):

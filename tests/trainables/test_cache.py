@@ -42,6 +42,7 @@ def _flip_last_byte(content):
     ],
     ids=["flipped bit", "truncated", "no header", "empty", "altered metadata"],
 )
+@pytest.mark.faults
 def test_damaged_file_is_named_and_made_again(tmp_path, caplog, damage):
     calls = []
     expected, _ = cache.get_or_make(tmp_path, "key", _make(calls))

@@ -165,6 +165,7 @@ def test_nothing_but_data_is_written(tmp_path, thing):
     assert _epochs(tmp_path) == []
 
 
+@pytest.mark.faults
 def test_the_two_newest_by_epoch_stay_whatever_the_clock_says(tmp_path):
     for epoch in (999_998, 999_999, 1_000_000):
         path = checkpoint.save(tmp_path, epoch, {}, [])
@@ -211,6 +212,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.faults
 def test_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, damage):
     paths = [
         checkpoint.save(tmp_path, epoch, {"at": epoch, "t": torch.arange(5.0)}, [{"epoch": epoch}])
@@ -240,6 +242,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, 
     ],
     ids=["none", "no JSON", "missing tensor", "no pairs", "list as a key"],
 )
+@pytest.mark.faults
 def test_file_that_is_no_checkpoint_counts_as_damaged(tmp_path, caplog, metadata):
     checkpoint.save(tmp_path, 12, {}, [])
     path = cache.store(tmp_path, "epoch-000013", {"0": torch.zeros(1)}, metadata)

@@ -265,6 +265,7 @@ def test_nothing_in_a_file_is_executed(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+@pytest.mark.faults
 def test_truncated_files_are_named(tmp_path, suffix, kept):
     file = _save(_state(), tmp_path / f"short.{suffix}")
     content = file.read_bytes()

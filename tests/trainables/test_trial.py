@@ -73,7 +73,9 @@ def folder(tmp_path):
 
 
 def _start(config):
-    return trial.DistillationTrial(config)
+    running = trial.DistillationTrial(config)
+    running.open()
+    return running
 
 
 def _finish(running):
@@ -218,6 +220,7 @@ def test_checkpoints_keep_their_distance_from_each_other_and_from_the_start(
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.faults
 def test_damaged_newest_checkpoint_costs_one_interval(
     make_config, one_epoch_a_step, folder, caplog, problem
 ):
@@ -251,6 +254,7 @@ def test_damaged_checkpoint_does_not_count_among_the_two_that_are_kept(
     assert _start(config)._training.epoch == 4
 
 
+@pytest.mark.faults
 def test_all_damaged_means_a_fresh_start(make_config, one_epoch_a_step, folder):
     config = make_config()
     first = _start(config)

@@ -1,0 +1,102 @@
+"""Trials that failed: why, and whether they are taken up again.
+
+A training is deterministic: what it raised by itself it would raise again. Only what its machine
+did to it is worth another try.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from analysis.secrets import redacted
+from search.ledger import TrialState
+from search.space import Faults, Resources
+
+MOST_LOSSES = 100
+"""Machines that a trial may lose; one that brings its machines down must end some day."""
+_LONGEST_REASON = 1000
+"""Characters: MLflow's tags have a limit, and a reason is one line."""
+_LOST = ("node has died", "node was terminated", "raylet died")
+"""Ray's words for a machine that is gone."""
+_ADVICE = " Some common causes include"
+"""What Ray appends to the end of a process, on and on."""
+_HOST_MEMORY = "can't allocate memory"
+"""What torch's allocator for CPUs says in a plain RuntimeError."""
+
+
+class Cause(StrEnum):
+    """Why a trial is worth another try."""
+
+    LOST = "lost"
+    """Its machine was lost, or cannot be reached."""
+    DIED = "died"
+    """Its process died, its GPU failed, or the storage did."""
+    MEMORY = "memory"
+    """Its machine ran out of memory."""
+    GPU_MEMORY = "gpu_memory"
+    """Its GPU did."""
+
+
+class OutOfHostMemoryError(RayActorError):
+    """Ray ended a trial's process because its machine ran out of memory."""
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Why a training failed, in one line without secrets."""
+    if error is None:
+        return "its process left no exception"
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = str(cause).strip().splitlines() or [""]
+    last = lines[-1].strip().partition(_ADVICE)[0]
+    return redacted(f"{type(cause).__name__}: {last}")[:_LONGEST_REASON]
+
+
+def cause_of(error: BaseException | None) -> Cause | None:
+    """Why a trial that failed like this is worth another try; None: it is not."""
+    if error is None:
+        return Cause.DIED
+    if isinstance(error, OutOfHostMemoryError):
+        return Cause.MEMORY
+    if isinstance(error, RayActorError):
+        gone = any(words in str(error) for words in _LOST)
+        lost = error.preempted or gone or isinstance(error, ActorUnavailableError)
+        return Cause.LOST if lost else Cause.DIED
+    return _cause_of_raised(error.cause if isinstance(error, RayTaskError) else error)
+
+
+def _cause_of_raised(error: BaseException) -> Cause | None:
+    # By name: torch, in which some of these are defined, is not needed here otherwise.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in kinds:
+        return Cause.GPU_MEMORY
+    if isinstance(error, MemoryError) or _HOST_MEMORY in str(error):
+        return Cause.MEMORY
+    return Cause.DIED if isinstance(error, OSError) or "AcceleratorError" in kinds else None
+
+
+def may_retry(cause: Cause, trial: TrialState, faults: Faults) -> bool:
+    """Whether a trial is taken up again, after so many tries."""
+    allowed = {Cause.LOST: MOST_LOSSES, Cause.DIED: faults.retries}
+    return trial.retries[cause] < allowed.get(cause, min(1, faults.retries))
+
+
+def room(
+    resources: Resources, retries: Mapping[str, int], machines: Iterable[Mapping[str, float]]
+) -> dict[str, float]:
+    """What a trial holds while it runs: more than others after it ran out of memory.
+
+    A whole GPU, or the place of two trials on its machine.
+
+    Args:
+        resources: of a trial.
+        retries: how often it was taken up again, by cause.
+        machines: resources of each, by Ray's names; no more is asked for than one of them has.
+    """
+    cpu, gpu = resources.cpu, resources.gpu
+    if retries.get(Cause.GPU_MEMORY) and gpu:
+        gpu = max(gpu, 1.0)
+    if retries.get(Cause.MEMORY):
+        fit = [m.get("CPU", 0.0) for m in machines if m.get("GPU", 0.0) >= gpu]
+        cpu = max(cpu, min(2 * cpu, max(fit, default=cpu)))
+    return {"cpu": cpu, "gpu": gpu}
