@@ -23,7 +23,10 @@ from search.space import SearchSpec
 from search.stopping import Bounded, Losses, reached
 from search.studies import Studies
 from search.watchdog import Watchdog
-from trainables.trial import DistillationTrial
+from trainables.trial import REPORT_EVERY_S, DistillationTrial
+
+MOST_REPORTS_PER_S = 100.0
+"""What Tune's event loop is asked to take from all trials; epochs in between come together."""
 
 
 def tune_trials(
@@ -68,6 +71,7 @@ def tune_trials(
             "cpus": spec.resources.cpu,
             "checkpoints": str(checkpoints),
             "checkpoint_every_s": spec.checkpoint_every_s,
+            "report_every_s": max(REPORT_EVERY_S, concurrent / MOST_REPORTS_PER_S),
             "logits": str(places.logits / spec.name),
         },
         tune_config=tune.TuneConfig(

@@ -32,9 +32,10 @@ class DistillationTrial(tune.Trainable):
 
     Tune's configuration holds ``trial`` (a `TrialConfig`), ``number``, ``rungs`` (epochs
     at which to stop and report), ``objective``, ``cache`` (a folder) and ``cpus``; also
-    ``checkpoints`` (the search's folder, or None for never) and ``checkpoint_every_s``, and
-    ``logits`` (a folder for the validation logits of trials that reach their end). An
-    actor is reused for one trial after another, and keeps the data in memory.
+    ``checkpoints`` (the search's folder, or None for never) and ``checkpoint_every_s``,
+    ``report_every_s``, and ``logits`` (a folder for the validation logits of trials that
+    reach their end). An actor is reused for one trial after another, and keeps the data in
+    memory.
 
     Checkpoints are the trial's own business. Tune's would have a trial fail if its newest
     one is damaged, and know nothing of the reports that a killed search did not record.
@@ -61,6 +62,7 @@ class DistillationTrial(tune.Trainable):
         logits = config.get("logits")
         self._logits = None if logits is None else Path(logits)
         self._checkpoint_every_s = config.get("checkpoint_every_s", 60.0)
+        self._report_every_s = config.get("report_every_s", REPORT_EVERY_S)
         self._training: Trainable | None = None
         self._reports: list[Metrics] = []
         self._to_replay: list[Metrics] = []
@@ -164,7 +166,7 @@ class DistillationTrial(tune.Trainable):
             if (
                 training.epoch >= training.epochs
                 or training.epoch in self._rungs
-                or time.perf_counter() - began > REPORT_EVERY_S
+                or time.perf_counter() - began > self._report_every_s
             ):
                 self._reports = self._reports + reports
                 return reports

@@ -174,6 +174,13 @@ def test_every_rung_ends_a_result_whenever_the_trial_was_cut_off(make_config, mo
         assert ends == sorted(set(ends))
 
 
+def test_among_many_trials_epochs_are_reported_together(make_config, one_epoch_a_step):
+    assert _finish(_start(make_config(number=1)))[0]["reports"][1:] == []
+    together = _finish(_start(make_config(number=2, report_every_s=math.inf)))
+    assert [result[record.EPOCH] for result in together] == [*RUNGS, 9]
+    assert [len(result["reports"]) for result in together] == [3, 3, 3]
+
+
 def test_checkpoint_of_the_final_epoch_is_reported_as_done(make_config, only_rungs, folder):
     config = make_config()
     first = _start(config)
