@@ -52,23 +52,25 @@ def watcher(node, metadata):
 def checkpointed():
     return {path.parent for path in home.glob("checkpoints/faulty/trial-*/epoch-*")}
 
-def take_away(node, notify, wait_s):
-    with service() as (state, metadata):
-        watching = watcher(node, metadata)
-        busy(node)
-        known = checkpointed()
-        notify(watching, state)
-        assert watching.wait(60) == 0, "Ray was told"
-        told = time.monotonic()
-        until(lambda: checkpointed() - known)
-        time.sleep(max(0, told + wait_s - time.monotonic()))
-        cluster.remove_node(node, allow_graceful=False)
+def take_away(node, watching, notify, wait_s):
+    busy(node)
+    known = checkpointed()
+    notify()
+    assert watching.wait(120) == 0, "Ray was told"
+    told = time.monotonic()
+    until(lambda: checkpointed() - known)
+    time.sleep(max(0, told + wait_s - time.monotonic()))
+    cluster.remove_node(node, allow_graceful=False)
+
+aws = service()
+state, metadata = aws.__enter__()
+of_before, of_after = watcher(before, "http://127.0.0.1:1"), watcher(after, metadata)
 
 def havoc():
     busy(lost)
     cluster.remove_node(lost, allow_graceful=False)
-    take_away(before, lambda watching, _: watching.send_signal(signal.SIGTERM), 0)
-    take_away(after, lambda _, state: state.notice(25), 25)
+    take_away(before, of_before, lambda: of_before.send_signal(signal.SIGTERM), 0)
+    take_away(after, of_after, lambda: state.notice(25), 25)
     print("all done to them", flush=True)
 
 threading.Thread(target=havoc, daemon=True).start()
@@ -87,7 +89,7 @@ def test_machines_killed_with_and_without_notice_cost_no_trial(tmp_path):
 
     No checkpoint is due before a notice.
     """
-    prepare(tmp_path, "faults: {retries: 0}\ncheckpoint_every_s: 3600\n", epochs=30, trials=8)
+    prepare(tmp_path, "faults: {retries: 0}\ncheckpoint_every_s: 3600\n", epochs=60, trials=8)
     done = subprocess.run(
         [sys.executable, "-P", "-c", RUN],
         cwd=tmp_path,
