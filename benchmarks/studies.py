@@ -30,6 +30,7 @@ from analysis.claims import (
     judge,
     means,
 )
+from analysis.errors import AnalysisError
 from analysis.figures.claims import draw, tidy
 from analysis.format import Column, Table, gain_text, heading, score_text, value_text, with_interval
 from search.confirmation import DEFAULT_SEEDS
@@ -150,12 +151,17 @@ def main() -> None:
     parser.add_argument("--address", help="of a running Ray cluster")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="draw the figure into it")
     options = parser.parse_args()
-    claim, places = CLAIMS[options.claim], search.Places.at(options.home)
-    specs = [search.load_spec(file) for file in options.files]
-    for spec in specs:
-        carry_out(spec, places, options.seeds if claim.tested else 0, options.address)
-    evidence = gather([spec.name for spec in specs], places.tracking_uri)
-    found, verdict = judge(claim, evidence)
+    claim = CLAIMS[options.claim]
+    others = (os.environ.get(f"KDCURVE_{name}") for name in ("RECORD", "TRACKING_URI", "STORAGE"))
+    places = search.Places.at(options.home, *others)
+    try:
+        specs = [search.load_spec(file) for file in options.files]
+        for spec in specs:
+            carry_out(spec, places, options.seeds if claim.tested else 0, options.address)
+        evidence = gather([spec.name for spec in specs], places.tracking_uri)
+        found, verdict = judge(claim, evidence)
+    except (KdcurveError, AnalysisError) as error:
+        raise SystemExit(f"studies: {error}") from None
     print_table(found_table(claim, evidence))
     print()
     print_table(difference_table(claim, found))
