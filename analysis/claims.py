@@ -61,11 +61,12 @@ class Verdict(NamedTuple):
     """Differences whose interval lies above the bound."""
     contradicts: int
     """Those whose interval, widened for their number, lies below it."""
-    count: int
+    differences: int
+    """How many there are."""
 
     def __str__(self) -> str:
         return (
-            f"{self.word}: {self.holds} of {self.count} intervals lie where the claim says, "
+            f"{self.word}: {self.holds} of {self.differences} intervals lie where the claim says, "
             f"{self.contradicts} on the other side"
         )
 
@@ -220,12 +221,13 @@ def falling_kd_weights(evidence: Evidence, level: float) -> "pd.DataFrame":
     pairs = pairs[pairs["fraction"] < pairs["fraction_other"]]
     value, low, high = (pairs[f"kd_weight{end}"] for end in ("", "_low", "_high"))
     other, other_low, other_high = (pairs[f"kd_weight{end}_other"] for end in ("", "_low", "_high"))
-    return pairs[[*alike, "fraction", "fraction_other"]].assign(
+    differences: pd.DataFrame = pairs[[*alike, "fraction", "fraction_other"]].assign(
         difference=value - other,
         low=value - other - np.hypot(value - low, other_high - other),
         high=value - other + np.hypot(high - value, other - other_low),
         n=pairs[["n_seeds", "n_seeds_other"]].min(axis=1),
     )
+    return differences
 
 
 def size(architecture: str) -> int:

@@ -102,13 +102,13 @@ def found_table(claim: Claim, evidence: Evidence) -> Table:
 
 def difference_table(claim: Claim, found: "pd.DataFrame") -> Table:
     """The differences that decide a claim, in its unit."""
-    shown = _varying(
-        found, [name for name in found if name not in ("difference", "low", "high", "n")]
-    )
-    titles = [heading(name.removesuffix("_other")) for name in shown]
+    numeric = {"difference", "low", "high", "n"}
+    shown = _varying(found, (name for name in map(str, found) if name not in numeric))
     titles = [
-        f"against {title}" if name.endswith("_other") else title
-        for name, title in zip(shown, titles, strict=True)
+        f"against {heading(name.removesuffix('_other'))}"
+        if name.endswith("_other")
+        else heading(name)
+        for name in shown
     ]
     rows = []
     for row in found.to_dict("records"):

@@ -46,7 +46,7 @@ def test_a_study_runs_once_and_answers_again_from_the_record(tmp_path):
     (tmp_path / "tiny.yaml").write_text(STUDY)
     text, figures = study(tmp_path, "gain")
     assert f"{figures['verdict']['word']}: " in text
-    assert len(figures["differences"]) == figures["verdict"]["count"] == 4
+    assert len(figures["differences"]) == figures["verdict"]["differences"] == 4
     assert {each["n"] for each in figures["differences"]} <= {2}
     journal = Journal(f"sqlite:///{tmp_path / 'kdcurve-data' / 'record.db'}", create=False)
     events = sum(1 for _ in journal.events("tiny"))

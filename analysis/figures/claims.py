@@ -21,15 +21,20 @@ class Layout(NamedTuple):
     panel: str
     series: str
     x: str
+    title: str
 
 
 LAYOUTS: dict[str, Layout] = {
-    "gain": Layout("method", "arm", "fraction"),
-    "random": Layout("arm", "method", "fraction"),
-    "kd-weight": Layout("method", "label_noise", "fraction"),
-    "teacher": Layout("fraction", "arm", "teacher"),
-    "teacher-fraction": Layout("fraction", "arm", "teacher_fraction"),
-    "temperature": Layout("fraction", "arm", "temperature"),
+    "gain": Layout("method", "arm", "fraction", "Accuracy with and without distillation"),
+    "random": Layout("arm", "method", "fraction", "Random pruning beside pruning by scores"),
+    "kd-weight": Layout("method", "label_noise", "fraction", "Best KD weight and label noise"),
+    "teacher": Layout("fraction", "arm", "teacher", "Teachers of different size"),
+    "teacher-fraction": Layout(
+        "fraction", "arm", "teacher_fraction", "Teachers trained on a part of the data"
+    ),
+    "temperature": Layout(
+        "fraction", "arm", "temperature", "Temperatures, each with its best KD weight"
+    ),
 }
 """By claim."""
 X_LABELS = {
@@ -61,7 +66,7 @@ def tidy(name: str, claim: Claim, evidence: Evidence) -> "pd.DataFrame":
         series=[_text(layout.series, value) for value in found[layout.series]],
         x=found[layout.x],
     )[["panel", "series", "x", "value", "low", "high"]]
-    frame.attrs = {"x": layout.x, "ylabel": ylabel, "title": claim.text}
+    frame.attrs = {"x": layout.x, "ylabel": ylabel, "title": layout.title}
     return frame
 
 
@@ -73,8 +78,8 @@ def _text(column: str, value: Any) -> str:
 
 @styled
 def draw(frame: "pd.DataFrame") -> Drawing:
-    """A panel, a colour, marker and line style each as the layout says."""
-    figure, placed = panels(dict.fromkeys(frame["panel"]), frame.attrs["ylabel"])
+    """A panel, and in it a colour, marker and line style, for what the layout says."""
+    figure, placed = panels(dict.fromkeys(frame["panel"]), frame.attrs["ylabel"], sharey=False)
     drawing = Drawing(figure)
     entries: dict[str, tuple[Any, int]] = {}
     for panel, axes in placed.items():
@@ -104,7 +109,8 @@ def draw(frame: "pd.DataFrame") -> Drawing:
                 text = f"{panel}, {series}, {X_LABELS[frame.attrs['x']]} {row['x']}\n{spread}"
                 drawing.mark(axes, at, row["value"], text, k)
     drawing.legend(entries)
-    figure.suptitle(f"{frame.attrs['title']}?\n{level_text(LEVEL)} intervals", fontsize=9)
+    level = level_text(LEVEL)
+    figure.suptitle(f"{frame.attrs['title']}, with {level} intervals", fontsize=10)
     return drawing
 
 
