@@ -94,7 +94,7 @@ def _connect(folder: Path, address: str | None) -> None:
             if address:
                 _require_answer(address)
             ray.init(
-                address=address,
+                address=address or "local",  # not the one that RAY_ADDRESS or a file names
                 logging_level=logging.WARNING,
                 log_to_driver=True,
                 **(there if address else local),
