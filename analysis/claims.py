@@ -136,6 +136,8 @@ def confirmed_scores(curve: "pd.DataFrame", students: "pd.DataFrame") -> "pd.Dat
         for answer in curve[curve["kd_weight"].notna()].to_dict("records")
         for arm, at in ((WITH_KD, answer), (WITHOUT_KD, {**answer, "kd_weight": 0.0}))
         for student in confirmed_students(at, students, curve.attrs["tuned"])
+        # Where none was trained without KD, what is found is the answer again.
+        if arm == WITH_KD or student["kd_weight"] == 0.0
     ]
     return pd.DataFrame(rows, columns=[*CONTEXT, "arm", "seed", "score"])
 

@@ -239,6 +239,8 @@ def test_students_without_a_teacher_belong_to_every_teacher_s_context():
         ["cnn16", WITH_KD, 0.9],
         ["cnn16", WITHOUT_KD, 0.0],
     ]
+    taught_alone = confirmed_scores(curve, table[table["kd_weight"] > 0.0])
+    assert taught_alone["arm"].tolist() == [WITH_KD, WITH_KD]
 
 
 @pytest.mark.parametrize("name", CLAIMS)
