@@ -453,6 +453,6 @@ def fail(search, error):
     """A worker dies of an error."""
     number = len(search.ledger.trials)
     assert search.rehearsed.searcher.suggest("ill")["number"] == number
-    trial = failing({"number": number}, error, search.places.home)
+    trial = failing({"number": number}, error, search.places.home.parent)
     search.rehearsed.recorder.on_trial_start(0, [], trial)
     search.rehearsed.recorder.on_trial_error(0, [], trial)

@@ -18,9 +18,9 @@ from mlflow.tracking import MlflowClient
 from search.journal import Event, EventKind
 from search.ledger import Ledger, TrialState
 from tests.delivered import assert_whole
+from tests.faults.searches import assert_each_fact_once
 from tests.machines import HOME, Machine, finished, unavailable
 from tests.onpremise import FILE, HEAD, OnPremise, on_premise, until
-from tests.test_killed import assert_each_fact_once
 from trainables.record import Outcome, SearchState
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -40,6 +40,8 @@ SILENCE_S = 90
 """Longer than a busy machine takes for an epoch of a second."""
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_whatever_happens_to_trials_and_to_tune_the_search_goes_on(tmp_path):
     """Each fault once, and Tune's loop broken off in between: no trial lost, none twice."""
     more = "resources: {concurrent: 2}\ncheckpoint_every_s: 0\n"
@@ -51,7 +53,7 @@ def test_whatever_happens_to_trials_and_to_tune_the_search_goes_on(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert "ended: complete None" in done.stdout
