@@ -76,11 +76,11 @@ def test_a_machine_is_unplugged_and_plugged_in_and_never_reached_from_outside():
     assert not answers(ONE)
 
 
-def test_when_the_process_that_started_them_is_killed_they_are_gone():
+def test_when_the_process_that_started_them_is_killed_they_are_gone(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", KEPT],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
     )

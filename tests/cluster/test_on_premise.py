@@ -1,8 +1,8 @@
 """A search launched from a laptop on three machines, and what becomes of it when they fail.
 
 The machines are namespaces on this one, brought up by `ray up` from cluster-local.yaml: see
-`tests.onpremise`. All tests share them, and leave them as they found them; the last one loses the
-head and takes the cluster down.
+`tests.onpremise`. All tests share them. The last but one leaves a worker that Ray may still be
+bringing back; the last one loses the head, brings all up again and takes the cluster down.
 """
 
 import contextlib
@@ -216,7 +216,6 @@ def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
         and (event.kind is EventKind.STARTED or event.data.get("outcome") == Outcome.FAILED)
     ]
     assert max(notes(site, cut)[pid] for pid in workers) < min(elsewhere, default=lost)
-    site.until_alive(site.head, *site.workers)
 
 
 def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
