@@ -319,10 +319,17 @@ def _width(content: "TextTable") -> int:
 def print_table(content: "TextTable", *, tight: bool = False) -> None:
     """A table as wide as its numbers, whatever the terminal; `tight` sets it closer."""
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=tight)
-    for column, width in zip(content.columns, _widths(content), strict=True):
+    widths = _widths(content)
+    for column, width in zip(content.columns, widths, strict=True):
         table.add_column(column.title, justify=column.justify, width=width)
-    for row in content.rows:
-        table.add_row(*row)
-    Console(
+    console = Console(
         highlight=False, width=max(out.width, _width(content) - tight * len(content.columns))
-    ).print(table)
+    )
+    console.print(table)
+    # Rich would look for markup and places to fold in each cell: seconds for a thousand rows.
+    right = [column.justify == "right" for column in content.columns]
+    gap = " " if tight else "  "
+    for row in content.rows:
+        cells = zip(row, widths, right, strict=True)
+        line = gap.join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in cells)
+        console.print(line, markup=False, emoji=False, soft_wrap=True)

@@ -81,7 +81,7 @@ def test_a_full_disk_costs_nothing_that_was_recorded(small_disk):
     assert stopped.code == 1, stopped.output + stopped.errors
     assert "MiB are left on the disk of" in stopped.output
     assert "make space, then resume" in stopped.output
-    assert "Go on with: kdcurve resume faulty" in stopped.errors
+    assert stopped.errors.endswith("kdcurve resume faulty\n")
     home = small_disk / "kdcurve-data"
     broken = run_until_full(small_disk, ["resume", "faulty"], 0)
     assert broken.code == 1, broken.output + broken.errors

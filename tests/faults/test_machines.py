@@ -96,6 +96,7 @@ def test_machines_killed_with_and_without_notice_cost_no_trial(tmp_path):
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "KDCURVE_HOME": str(tmp_path / "home"),
             "PYTHONPATH": str(ROOT),
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "disabled",

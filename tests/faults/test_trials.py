@@ -74,13 +74,13 @@ def test_whatever_happens_to_trials_and_to_tune_the_search_goes_on(tmp_path):
 @pytest.mark.slow
 def test_a_trial_that_hangs_ends_as_timeout_and_others_are_undisturbed(tmp_path):
     more = f"faults: {{silence_s: {SILENCE_S}}}\nresources: {{concurrent: 2}}\n"
-    prepare(tmp_path, more, ("hung",), epochs=5, trials=4)
+    prepare(tmp_path, more, ("hung",), epochs=5, trials=5)
     done = kdcurve(tmp_path, "search", "faulty.yaml")
     assert done.code == 0, done.output + done.errors
-    ledger = assert_nothing_lost(done.home, trials=4)
+    ledger = assert_nothing_lost(done.home, trials=5)
     assert retries(done.home) == {}
     outcomes = Counter(t.outcome for t in ledger.trials.values())
-    assert outcomes == {Outcome.COMPLETE: 3, Outcome.TIMEOUT: 1}
+    assert outcomes == {Outcome.COMPLETE: 4, Outcome.TIMEOUT: 1}
     (hung,) = [t for t in ledger.trials.values() if t.outcome is Outcome.TIMEOUT]
     assert hung.reason == f"no report for {SILENCE_S} s"
     assert f"trial {hung.number} timeout: {hung.reason}" in done.output
@@ -96,7 +96,7 @@ def test_a_trial_that_takes_all_memory_is_ended_alone(tmp_path, monkeypatch):
         "resources: {concurrent: 1}\ncheckpoint_every_s: 0\n",
         ("hog-1", "hog-2"),
         epochs=4,
-        trials=3,
+        trials=5,
     )
     threshold = (get_used_memory() + 1200 * 2**20) / get_system_memory()
     if threshold > 0.9:
@@ -106,7 +106,7 @@ def test_a_trial_that_takes_all_memory_is_ended_alone(tmp_path, monkeypatch):
     done = kdcurve(tmp_path, "search", "faulty.yaml")
     assert done.code == 0, done.output + done.errors
     assert "broke off" not in done.output
-    ledger = assert_nothing_lost(done.home, trials=3)
+    ledger = assert_nothing_lost(done.home, trials=5)
     assert retries(done.home) == {"memory": 1}
     failed = [t for t in ledger.trials.values() if t.outcome is Outcome.FAILED]
     assert [t.number for t in failed] == [0]
