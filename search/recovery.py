@@ -48,8 +48,10 @@ def reason_of(error: BaseException | None) -> str:
         return "its process left no exception"
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
-    last = lines[-1].strip().partition(_ADVICE)[0]
-    return redacted(f"{type(cause).__name__}: {last}")[:_LONGEST_REASON]
+    # Of memory Ray says the essential first, and then much about everybody's.
+    line = lines[0 if isinstance(cause, OutOfHostMemoryError) else -1]
+    text = line.strip().partition(_ADVICE)[0]
+    return redacted(f"{type(cause).__name__}: {text}")[:_LONGEST_REASON]
 
 
 def cause_of(error: BaseException | None) -> Cause | None:
