@@ -53,7 +53,9 @@ def test_what_the_machine_did_is_told_from_what_the_training_did(case):
 
 
 def test_an_error_of_memory_survives_the_file_that_tune_keeps_it_in():
-    kept = pickle.loads(pickle.dumps(OutOfHostMemoryError(error_msg="node low on memory\n\nRefer to …")))
+    kept = pickle.loads(
+        pickle.dumps(OutOfHostMemoryError(error_msg="node low on memory\n\nRefer to …"))
+    )
     assert cause_of(kept) is Cause.MEMORY
     assert reason_of(kept) == "OutOfHostMemoryError: node low on memory"
 
