@@ -2,12 +2,10 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from analysis.claims import LEVEL, Claim, Evidence, means, size
 from analysis.figures.drawing import Drawing
-from analysis.figures.series import SHIFT
-from analysis.figures.style import fraction_axis, level_text, look, panels, styled
+from analysis.figures.series import SHIFT, draw_intervals
+from analysis.figures.style import fraction_axis, level_text, panels, styled
 from analysis.format import fraction_text, with_interval
 
 if TYPE_CHECKING:
@@ -91,23 +89,13 @@ def draw(frame: "pd.DataFrame") -> Drawing:
                 continue
             x = mine["x"].map(place).to_numpy(dtype=float)
             x = x + 0.04 * k if frame.attrs["x"] == "teacher" else x * SHIFT**k
-            value, low, high = (mine[name].to_numpy() for name in ("value", "low", "high"))
-            bars = axes.errorbar(
-                x,
-                value,
-                yerr=np.nan_to_num([value - low, high - value]),
-                **look(k),
-                ms=5,
-                lw=1.3,
-                elinewidth=1.0,
-                capsize=2.5,
-            )
-            drawing.assign(bars.get_children(), k)
-            entries[series] = bars, k
-            for at, row in zip(x, mine.to_dict("records"), strict=True):
-                spread = with_interval(row["value"], row["low"], row["high"])
-                text = f"{panel}, {series}, {X_LABELS[frame.attrs['x']]} {row['x']}\n{spread}"
-                drawing.mark(axes, at, row["value"], text, k)
+            values = [mine[name].to_numpy() for name in ("value", "low", "high")]
+            label = f"{panel}, {series}, {X_LABELS[frame.attrs['x']]}"
+            texts = [
+                f"{label} {row['x']}\n{with_interval(row['value'], row['low'], row['high'])}"
+                for row in mine.to_dict("records")
+            ]
+            entries[series] = draw_intervals(drawing, axes, x, values, k, texts), k
     drawing.legend(entries)
     level = level_text(LEVEL)
     figure.suptitle(f"{frame.attrs['title']}, with {level} intervals", fontsize=10)

@@ -41,10 +41,35 @@ def draw_points(
         line: connect the points.
     """
     order = np.argsort(rows["fraction"].to_numpy())
-    value, low, high = (scale * rows[column].to_numpy()[order] for column in (name, "low", "high"))
+    values = [scale * rows[column].to_numpy()[order] for column in (name, "low", "high")]
     fraction = rows["fraction"].to_numpy()[order] * SHIFT**k
+    return draw_intervals(drawing, axes, fraction, values, k, [texts[i] for i in order], line=line)
+
+
+def draw_intervals(
+    drawing: "Drawing",
+    axes: "Axes",
+    x: Any,
+    intervals: Sequence[Any],
+    k: int,
+    texts: Sequence[str],
+    *,
+    line: bool = True,
+) -> Any:
+    """Values with their intervals, and what each says.
+
+    Args:
+        drawing: gets the marks.
+        axes: where.
+        x: places on the horizontal axis, [n].
+        intervals: values, lower and upper ends, each [n].
+        k: which series it is.
+        texts: one for each value.
+        line: connect the points.
+    """
+    value, low, high = intervals
     bars = axes.errorbar(
-        fraction,
+        x,
         value,
         yerr=np.nan_to_num([value - low, high - value]),
         **look(k, line=line),
@@ -54,6 +79,6 @@ def draw_points(
         capsize=2.5,
     )
     drawing.assign(bars.get_children(), k)
-    for x, y, i in zip(fraction, value, order, strict=True):
-        drawing.mark(axes, x, y, texts[i], k)
+    for at, y, text in zip(x, value, texts, strict=True):
+        drawing.mark(axes, at, y, text, k)
     return bars

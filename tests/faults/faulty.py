@@ -16,12 +16,17 @@ from torch import nn
 HERE = Path(__file__).parent
 BATCHES_BEFORE = 25
 """What a process trains before it misbehaves: some epochs."""
+MOST_CHUNKS = 36
+"""Of 256 MiB, taken until Ray ends the process."""
 BATCH_S = 0.06
 """Slow enough for every epoch to be reported by itself."""
 
 
 def _hog():
-    torch.ones(2500 * 2**20, dtype=torch.uint8)
+    taken = []
+    while len(taken) < MOST_CHUNKS:
+        taken.append(torch.ones(2**28, dtype=torch.uint8))
+        time.sleep(0.05)
     time.sleep(60)
 
 
