@@ -90,7 +90,7 @@ def test_a_trial_that_hangs_ends_as_timeout_and_others_are_undisturbed(tmp_path)
 
 @pytest.mark.slow
 def test_a_trial_that_takes_all_memory_is_ended_alone(tmp_path, monkeypatch):
-    """By Ray's memory monitor; tried once more with more room, and then failed."""
+    """By Ray's memory monitor, twice; it is tried once more with more room, and then failed."""
     from ray._private.utils import get_system_memory, get_used_memory
 
     prepare(
@@ -109,8 +109,11 @@ def test_a_trial_that_takes_all_memory_is_ended_alone(tmp_path, monkeypatch):
     assert done.code == 0, done.output + done.errors
     assert "broke off" not in done.output
     ledger = assert_nothing_lost(done.home, trials=5)
-    assert retries(done.home) == {"memory": 1}
     failed = [t for t in ledger.trials.values() if t.outcome is Outcome.FAILED]
-    assert [t.number for t in failed] == [0]
-    assert "memory" in failed[0].reason
-    assert {t.outcome for t in ledger.trials.values() if t.number} == {Outcome.COMPLETE}
+    again = retries(done.home)
+    # Both may hit one trial, or one each: that depends on when there is room for it again.
+    assert set(again) == {"memory"}
+    assert again["memory"] + len(failed) == 2
+    assert all("memory" in trial.reason for trial in failed)
+    whole = [t for t in ledger.trials.values() if t.outcome is Outcome.COMPLETE]
+    assert len(whole) + len(failed) == 5
