@@ -27,7 +27,11 @@ def files():
 
 def naive():
     return ray.init(
-        num_cpus=1, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False
+        address="local",  # not another that runs on this machine
+        num_cpus=1,
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        log_to_driver=False,
     )
 
 
