@@ -33,7 +33,7 @@ def command_faults(config: Config, installed: Installed) -> Iterator[str]:
         config: the cluster file.
         installed: versions that the machines must have too.
     """
-    for check in (_start, _setup, _places, _secrets):
+    for check in (_start, _notices, _setup, _places, _secrets):
         yield from check(config)
     yield from _versions(config, installed)
 
@@ -97,6 +97,21 @@ def _head(command: str) -> Iterator[str]:
     for flag, why in _FLAGS.items():
         if not re.search(rf"{flag.replace('=', '[= ]')}(?![\w.])", command):
             yield f"{key}: `ray start` lacks {flag}; {why}"
+
+
+def _notices(config: Config) -> Iterator[str]:
+    """Spot workers hear that they will be taken away."""
+    key = "worker_start_ray_commands"
+    spot = [
+        name
+        for name, kind in config.get("available_node_types", {}).items()
+        if '"MarketType": "spot"' in json.dumps(kind.get("node_config"), default=str)
+    ]
+    if spot and "cluster watch-node" not in _text(config, key):
+        yield (
+            f"{key}: `kdcurve cluster watch-node` is not started; trials on spot machines "
+            f"({', '.join(map(str, spot))}) would not checkpoint before they are taken away"
+        )
 
 
 def _setup(config: Config) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.bundle import require_no_secrets, require_own_parts, sent_along
-from search.errors import KdcurveError, UsageError
+from search.errors import KdcurveError, NotReadyError, UsageError
 from search.options import Address, Cluster, Name
 from search.places import Places
 from search.printing import out, program
@@ -175,8 +175,9 @@ def _follow(jobs: "job.Cluster", job: "job.Job", cluster: There, seen: int = 0) 
         job = jobs.follow(job, _show, seen)
     if job.exit_code == 0:
         return
-    if job.exit_code == UsageError.exit_code:
-        raise UsageError(f"{job.search} was refused on the cluster")
+    for refusal in (UsageError, NotReadyError):
+        if job.exit_code == refusal.exit_code:
+            raise refusal(f"{job.search} was refused on the cluster")
     _say(f"Go on with: {_command('resume', job.search, cluster)}")
     raise KdcurveError(f"{job.search} {_outcome(job)}")
 

@@ -11,3 +11,9 @@ class UsageError(KdcurveError):
     """Bad usage or a bad search file."""
 
     exit_code = 2
+
+
+class NotReadyError(KdcurveError):
+    """Machines lack what a search needs: nothing was started."""
+
+    exit_code = 3

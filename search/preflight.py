@@ -25,7 +25,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.errors import KdcurveError
+from search.errors import NotReadyError
 from search.places import Places
 from search.space import SearchSpec
 from trainables.config import ImageDataset, is_own
@@ -93,7 +93,7 @@ def preflight(spec: SearchSpec, places: Places, say: Callable[[str], None], *, a
         alone: look even if there is one machine only.
 
     Raises:
-        KdcurveError: some lack something; the message names each of them, what, and what to do.
+        NotReadyError: some lack something; the message names each of them, what, and what to do.
     """
     machines = [
         Machine(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
@@ -104,7 +104,7 @@ def preflight(spec: SearchSpec, places: Places, say: Callable[[str], None], *, a
         return
     faults = judge(_ask(spec, places, machines), versions(), spec.resources.gpu)
     if faults:
-        raise KdcurveError("\n  ".join(["preflight, before anything was started:", *faults]))
+        raise NotReadyError("\n  ".join(["preflight, before anything was started:", *faults]))
     say(f"preflight: {len(machines)} of {len(machines)} machines have what the search needs")
 
 

@@ -15,6 +15,7 @@ import pytest
 import safetensors
 from mlflow.tracking import MlflowClient
 
+from search.errors import NotReadyError
 from search.journal import Event, EventKind
 from search.ledger import Ledger, TrialState
 from tests.delivered import assert_whole
@@ -164,8 +165,9 @@ def test_a_machine_that_lacks_something_is_named_and_nothing_is_started(site):
         without_a_package(second, Path(safetensors.__file__).parent),
     ):
         code, output = finished(launch(site, "lacking", epochs=4))
-    assert code == 1, output
+    assert code == NotReadyError.exit_code, output
     assert "preflight, before anything was started:" in output
+    assert "Go on with" not in output, "there is nothing to go on with"
     faults = {line.split()[0]: line for line in output.splitlines() if line.startswith("  192.168")}
     assert set(faults) == {first.address, second.address}, output
     assert "is not seen where the search runs; it has to be a file system" in faults[first.address]

@@ -68,6 +68,11 @@ BAD = {
         r"BlockDeviceMappings\[0\].Ebs.VolumSize: unknown key; did you mean 'VolumeSize'",
     ),
     "typo in a node type": (AWS, put(*GPU, "max_worker", 3), "gpu.max_worker: unknown key"),
+    "spot without notices": (
+        AWS,
+        swap("worker_start_ray_commands", "nohup kdcurve cluster watch-node", "true"),
+        r"worker_start_ray_commands: `kdcurve cluster watch-node` is not .* \(gpu\) would not",
+    ),
     "no image": (AWS, put(*GPU, "node_config", "ImageId", ...), "gpu.node_config.ImageId: miss"),
     "no instance type": (AWS, put(*HEAD, "node_config", "InstanceType", ...), "InstanceType: miss"),
     "Ray's security group": (
