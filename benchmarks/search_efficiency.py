@@ -6,8 +6,9 @@
 Every strategy searches the same problems, simulated in virtual time by the searcher, scheduler
 and record of a real search: the closed-form ridge problem, whose truth is exact, and response
 tables (the project's own of digits, unless others are named), whose truth is the mean over all
-their seeds. Each replication has seeds of its own; slow strategies have fewer replications. One
-sweep is the compute of one full run in every context, in epochs × kept samples. The regret is the
+their seeds and whose runs all have as many epochs. Each replication has seeds of its own; slow
+strategies have fewer replications. One sweep is the compute of one full run in every context, in
+epochs × kept samples. The regret is the
 true mean score at the best KD weight minus that at the recommended one, in points (hundredths of
 accuracy, or of R²), averaged over contexts. A context without a complete trial is answered with KD
 weight 0, that is, without distillation.
@@ -325,7 +326,7 @@ def searches(table: ResponseTable) -> list[dict[str, Any]]:
         listed["teacher"] = [f"table:{name}" for name in listed["teacher"]]
         made.append(
             {
-                "name": f"{dataset}-noise-{round(100 * noise)}",
+                "name": f"{dataset.replace('_', '-')}-noise-{round(100 * noise)}",
                 "dataset": {"name": dataset, "label_noise": noise},
                 "student": f"table:{student}",
                 "recipe": {"epochs": int(rows["epoch"].max())},

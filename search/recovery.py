@@ -29,7 +29,7 @@ class Cause(StrEnum):
     """Why a trial is worth another try."""
 
     LOST = "lost"
-    """Its machine was lost, or cannot be reached."""
+    """Its machine was lost, is about to be, or cannot be reached."""
     DIED = "died"
     """Its process died, its GPU failed, or the storage did."""
     MEMORY = "memory"
@@ -68,8 +68,10 @@ def cause_of(error: BaseException | None) -> Cause | None:
 
 
 def _cause_of_raised(error: BaseException) -> Cause | None:
-    # By name: torch, in which some of these are defined, is not needed here otherwise.
+    # By name: torch, with which some of these are loaded, is not needed here otherwise.
     kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "MachineLeavingError" in kinds:
+        return Cause.LOST
     if "OutOfMemoryError" in kinds:
         return Cause.GPU_MEMORY
     if isinstance(error, MemoryError) or _HOST_MEMORY in str(error):

@@ -27,6 +27,10 @@ NOTICE_EVERY_S = 5.0
 """How often a trial asks whether its machine is about to be taken away."""
 
 
+class MachineLeavingError(RuntimeError):
+    """A process on a machine that is about to be taken away was given another trial."""
+
+
 class DistillationTrial(tune.Trainable):
     """One student trained once.
 
@@ -40,6 +44,10 @@ class DistillationTrial(tune.Trainable):
     Checkpoints are the trial's own business. Tune's would have a trial fail if its newest
     one is damaged, and know nothing of the reports that a killed search did not record.
     """
+
+    # Of the machine, whatever trial is here.
+    _asked_at = 0.0
+    _leaving = False
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take note of what to train; the first step opens it.
@@ -66,8 +74,7 @@ class DistillationTrial(tune.Trainable):
         self._training: Trainable | None = None
         self._reports: list[Metrics] = []
         self._to_replay: list[Metrics] = []
-        self._saved_at = self._asked_at = time.perf_counter()
-        self._leaving = False
+        self._saved_at = time.perf_counter()
 
     def open(self) -> Trainable:
         """The student, where its checkpoint left it if there is one.
@@ -81,7 +88,13 @@ class DistillationTrial(tune.Trainable):
         return self._training
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trial in the same process."""
+        """Take up another trial in the same process.
+
+        Raises:
+            MachineLeavingError: it would not last here; Ray starts the next process elsewhere.
+        """
+        if self._is_leaving():
+            raise MachineLeavingError("the machine is about to be taken away")
         self.setup(new_config)
         return True
 

@@ -70,7 +70,7 @@ def havoc():
     busy(lost)
     cluster.remove_node(lost, allow_graceful=False)
     take_away(before, of_before, lambda: of_before.send_signal(signal.SIGTERM), 0)
-    take_away(after, of_after, lambda: state.notice(25), 25)
+    take_away(after, of_after, lambda: state.notice(15), 15)
     print("all done to them", flush=True)
 
 threading.Thread(target=havoc, daemon=True).start()
@@ -89,7 +89,7 @@ def test_machines_killed_with_and_without_notice_cost_no_trial(tmp_path):
 
     No checkpoint is due before a notice.
     """
-    prepare(tmp_path, "faults: {retries: 0}\ncheckpoint_every_s: 3600\n", epochs=60, trials=8)
+    prepare(tmp_path, "faults: {retries: 0}\ncheckpoint_every_s: 3600\n", epochs=80, trials=6)
     done = subprocess.run(
         [sys.executable, "-P", "-c", RUN],
         cwd=tmp_path,
@@ -111,7 +111,7 @@ def test_machines_killed_with_and_without_notice_cost_no_trial(tmp_path):
     assert "ended: complete None" in done.stdout
     assert "broke off" not in done.stdout
     home = tmp_path / "home"
-    ledger = assert_nothing_lost(home, trials=8)
+    ledger = assert_nothing_lost(home, trials=6)
     assert {t.outcome for t in ledger.trials.values()} == {Outcome.COMPLETE}
     assert set(retries(home)) == {"lost"}, "which counts against none of them"
     events = events_of(home)

@@ -18,6 +18,7 @@ from search.recovery import (
 )
 from search.space import Faults, Resources
 from trainables.engine import Diverged
+from trainables.trial import MachineLeavingError
 
 pytestmark = pytest.mark.faults
 
@@ -31,6 +32,7 @@ CAUSES = {
     "preempted": (RayActorError(error_msg="gone", preempted=True), Cause.LOST),
     "a lost machine": (RayActorError(error_msg="The actor died … its node has died."), Cause.LOST),
     "an unreachable machine": (ActorUnavailableError("unavailable", b"\0" * 16), Cause.LOST),
+    "a machine about to go": (raised(MachineLeavingError("about to go")), Cause.LOST),
     "a killed process": (RayActorError(error_msg="its worker process has died"), Cause.DIED),
     "an error that got lost": (None, Cause.DIED),
     "the storage": (raised(OSError(5, "Input/output error")), Cause.DIED),

@@ -346,6 +346,23 @@ def test_reused_actor_knows_nothing_of_the_trial_before(make_config, one_epoch_a
     assert _epochs(actor.train()) == [1, 2, 3]
 
 
+def test_a_process_on_a_machine_about_to_go_takes_up_no_other_trial(make_config, monkeypatch):
+    draining = set()
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(trial.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(trial.ray, "get_runtime_context", lambda: here)
+    asked = SimpleNamespace(get_draining_nodes=lambda: draining)
+    monkeypatch.setattr(trial, "cluster_state", asked)
+    monkeypatch.setattr(trial, "NOTICE_EVERY_S", 0.0)
+    actor = _start(make_config(number=5))
+    _finish(actor)
+    draining.add("another")
+    assert actor.reset(make_config(number=6))
+    draining.add("here")
+    with pytest.raises(trial.MachineLeavingError, match="about to be taken away"):
+        actor.reset(make_config(number=7))
+
+
 def test_a_complete_trial_leaves_its_validation_logits_with_their_labels(make_config, tmp_path):
     """What analysis reads is what the trial's last report was computed from."""
     running = _start(make_config("digits", logits=str(tmp_path / "logits"), checkpoints=None))
