@@ -28,6 +28,7 @@ def smoke(folder: Path, config: str, root: str, data: Path, name: str) -> list[d
     return json.loads(asked.output)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_a_search_runs_on_fashion_mnist(tmp_path):
     rows = smoke(

@@ -179,13 +179,22 @@ def test_a_machine_that_lacks_something_is_named_and_nothing_is_started(site):
 def test_a_machine_with_another_token_does_not_get_in(site):
     stranger = site.network.switch_on("stranger", "192.168.1.66", shares=False)
     stranger.run("mkdir", "-m", "700", ".ray")
-    stranger.path(f"{HOME}/.ray/auth_token").write_text("0" * 64)
-    code, output = finished(
-        stranger.start("env", "RAY_AUTH_MODE=token", "ray", "start", f"--address={HEAD}:6379")
-    )
-    assert code != 0, output
-    assert "token" in output
+    token = ".ray/auth_token"
+
+    def try_it(*command: str):
+        """What Ray says to the stranger."""
+        address = f"--address={HEAD}:6379"
+        return finished(stranger.start("env", "RAY_AUTH_MODE=token", "ray", *command, address))
+
+    stranger.path(f"{HOME}/{token}").write_text("0" * 64)
+    for command in ("start", "health-check"):
+        code, output = try_it(command)
+        assert code != 0, output
+        assert "token" in output
     assert stranger.address not in site.alive()
+    stranger.path(f"{HOME}/{token}").write_text(site.head.path(f"{HOME}/{token}").read_text())
+    code, output = try_it("health-check")
+    assert code == 0, f"it was the token alone: {output}"
     site.network.switch_off(stranger)
 
 
