@@ -12,6 +12,7 @@ from search.journal import EventKind
 from search.ledger import Ledger
 from search.places import Places
 from search.plan import counted, shared_artifacts, stages
+from search.recovery import cause_of, reason_of
 from search.space import SearchSpec
 from trainables.cache import exists
 from trainables.config import Artifact
@@ -140,10 +141,13 @@ def _finished(
             try:
                 yield artifact, ray.get(future)
             except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
-                raise KdcurveError(
-                    f"could not prepare the {artifact.label}: {type(cause).__name__}: {cause}; "
+                way_on = (
                     "a changed search file needs another name"
+                    if cause_of(error) is None
+                    else "once that is mended, `kdcurve resume` goes on"
+                )
+                raise KdcurveError(
+                    f"could not prepare the {artifact.label}: {reason_of(error)}; {way_on}"
                 ) from error
 
 

@@ -1,13 +1,21 @@
-"""Trials that failed: why, and whether they are taken up again.
+"""What failed on a cluster: why, and whether a trial is taken up again.
 
 A training is deterministic: what it raised by itself it would raise again. Only what its machine
 did to it is worth another try.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    RayActorError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 
 from analysis.secrets import redacted
 from search.ledger import TrialState
@@ -21,6 +29,8 @@ _LOST = ("node has died", "node was terminated", "raylet died")
 """Ray's words for a machine that is gone."""
 _ADVICE = " Some common causes include"
 """What Ray appends to the end of a process, on and on."""
+_MACHINE = re.compile(r"\[Node (\S+)\]")
+"""Where Ray could not make what a process runs with."""
 _HOST_MEMORY = "can't allocate memory"
 """What torch's allocator for CPUs says in a plain RuntimeError."""
 
@@ -31,7 +41,7 @@ class Cause(StrEnum):
     LOST = "lost"
     """Its machine was lost, is about to be, or cannot be reached."""
     DIED = "died"
-    """Its process died, its GPU failed, or the storage did."""
+    """Its process died or could not be made, its GPU failed, or the storage did."""
     MEMORY = "memory"
     """Its machine ran out of memory."""
     GPU_MEMORY = "gpu_memory"
@@ -43,7 +53,7 @@ class OutOfHostMemoryError(RayActorError):
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Why a training failed, in one line without secrets."""
+    """Why a training or a task failed, in one line without secrets."""
     if error is None:
         return "its process left no exception"
     cause = error.cause if isinstance(error, RayTaskError) else error
@@ -51,11 +61,14 @@ def reason_of(error: BaseException | None) -> str:
     # Of memory Ray says the essential first, and then much about everybody's.
     line = lines[0 if isinstance(cause, OutOfHostMemoryError) else -1]
     text = line.strip().partition(_ADVICE)[0]
-    return redacted(f"{type(cause).__name__}: {text}")[:_LONGEST_REASON]
+    reason = redacted(f"{type(cause).__name__}: {text}")[:_LONGEST_REASON]
+    if isinstance(cause, RuntimeEnvSetupError) and (machine := _MACHINE.search(str(cause))):
+        reason += f" (restart Ray on {machine[1]})"
+    return reason
 
 
 def cause_of(error: BaseException | None) -> Cause | None:
-    """Why a trial that failed like this is worth another try; None: it is not."""
+    """Why what failed like this is worth another try; None: it is not."""
     if error is None:
         return Cause.DIED
     if isinstance(error, OutOfHostMemoryError):
@@ -64,6 +77,10 @@ def cause_of(error: BaseException | None) -> Cause | None:
         gone = any(words in str(error) for words in _LOST)
         lost = error.preempted or gone or isinstance(error, ActorUnavailableError)
         return Cause.LOST if lost else Cause.DIED
+    if isinstance(error, NodeDiedError):
+        return Cause.LOST
+    if isinstance(error, (WorkerCrashedError, RuntimeEnvSetupError)):
+        return Cause.DIED
     return _cause_of_raised(error.cause if isinstance(error, RayTaskError) else error)
 
 

@@ -6,6 +6,7 @@ have no internet. PostgreSQL runs beside them.
 """
 
 import contextlib
+import functools
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ class OnPremise:
     head: Machine
     workers: list[Machine]
 
-    @property
+    @functools.cached_property
     def journal(self) -> Journal:
         """The record of all searches."""
         return Journal(self.database.uri("kdcurve"))

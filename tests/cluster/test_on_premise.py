@@ -1,8 +1,8 @@
 """A search launched from a laptop on three machines, and what becomes of it when they fail.
 
 The machines are namespaces on this one, brought up by `ray up` from cluster-local.yaml: see
-`tests.onpremise`. All tests share them. The last but one leaves a worker that Ray may still be
-bringing back; the last one loses the head, brings all up again and takes the cluster down.
+`tests.onpremise`. All tests share them, in this order: the one that loses the head brings all up
+anew, and the one that cuts a worker off leaves it to Ray, which may still be bringing it back.
 """
 
 import contextlib
@@ -198,6 +198,26 @@ def test_a_machine_with_another_token_does_not_get_in(site):
     site.network.switch_off(stranger)
 
 
+def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
+    running = launch(site, "lost", "--no-preflight", epochs=16)
+    until(lambda: site.journal.count("lost", EventKind.ENDED) > 0, "a trial ended")
+    until(lambda: Ledger(site.journal, "lost").unfinished(), "others are under way")
+    known = events_of(site, "lost")
+    site.network.switch_off(site.head)
+    code, output = finished(running)
+    assert code == 1
+    assert "no cluster answers" in output
+
+    site.replace_head()
+    site.up()
+    go_on = site.kdcurve("resume", "lost", "--working-dir", ".", "--take-over")
+    code, output = finished(go_on)
+    assert code == 0, output
+    assert events_of(site, "lost")[: len(known)] == known
+    trials = assert_recorded(site, "lost")
+    assert {trial.outcome for trial in trials.values()} == {Outcome.COMPLETE}
+
+
 def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
     """From when its trial is given up, or taken up again elsewhere, it does no more of it."""
     cut, other = site.workers
@@ -229,25 +249,8 @@ def test_of_a_machine_cut_off_and_back_no_trial_runs_twice_at_once(site):
     assert max(notes(site, cut)[pid] for pid in workers) < min(elsewhere, default=lost)
 
 
-def test_a_lost_head_is_replaced_and_the_search_goes_on(site):
-    running = launch(site, "lost", "--no-preflight", epochs=16)
-    until(lambda: site.journal.count("lost", EventKind.ENDED) > 0, "a trial ended")
-    until(lambda: Ledger(site.journal, "lost").unfinished(), "others are under way")
-    known = events_of(site, "lost")
-    site.network.switch_off(site.head)
-    code, output = finished(running)
-    assert code == 1
-    assert "no cluster answers" in output
-
-    site.replace_head()
-    site.up()
-    go_on = site.kdcurve("resume", "lost", "--working-dir", ".", "--take-over")
-    code, output = finished(go_on)
-    assert code == 0, output
-    assert events_of(site, "lost")[: len(known)] == known
-    trials = assert_recorded(site, "lost")
-    assert {trial.outcome for trial in trials.values()} == {Outcome.COMPLETE}
-
-    site.type(f"ray down --yes {FILE}")  # ends Ray on the head; the workers notice
+def test_the_cluster_is_taken_down_from_the_laptop(site):
+    """`ray down` ends Ray on the head; the workers notice."""
+    site.type(f"ray down --yes {FILE}")
     for machine in (site.head, *site.workers):
         until(lambda here=machine: "raylet" not in here.run("ps", "ax"), f"{machine.name} is free")

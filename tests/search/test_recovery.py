@@ -4,7 +4,14 @@ import pickle
 
 import pytest
 import torch
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    RayActorError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 
 from search.ledger import TrialState
 from search.recovery import (
@@ -34,6 +41,9 @@ CAUSES = {
     "an unreachable machine": (ActorUnavailableError("unavailable", b"\0" * 16), Cause.LOST),
     "a machine about to go": (raised(MachineLeavingError("about to go")), Cause.LOST),
     "a killed process": (RayActorError(error_msg="its worker process has died"), Cause.DIED),
+    "a machine lost under a task": (NodeDiedError("it died"), Cause.LOST),
+    "a task's killed process": (WorkerCrashedError(), Cause.DIED),
+    "a machine on which nothing starts": (RuntimeEnvSetupError("no wheel"), Cause.DIED),
     "an error that got lost": (None, Cause.DIED),
     "the storage": (raised(OSError(5, "Input/output error")), Cause.DIED),
     "the memory monitor": (OutOfHostMemoryError(error_msg="low on memory"), Cause.MEMORY),
@@ -68,6 +78,18 @@ def test_a_reason_is_one_line_without_ray_s_advice():
     )
     assert reason_of(error) == "RayActorError: Its worker exits with code 2."
     assert reason_of(None) == "its process left no exception"
+
+
+def test_a_machine_on_which_nothing_starts_is_named():
+    """As Ray says it: the machine first, the cause last."""
+    error = RuntimeEnvSetupError(
+        "[Node 192.168.1.11] Traceback (most recent call last):\n  File …\n"
+        "ValueError: Local directory /tmp/ray/x does not exist on the cluster.\n"
+    )
+    assert reason_of(error) == (
+        "RuntimeEnvSetupError: ValueError: Local directory /tmp/ray/x does not exist on the "
+        "cluster. (restart Ray on 192.168.1.11)"
+    )
 
 
 def tries(cause, faults):
