@@ -7,7 +7,8 @@ if each had returned what is expected, and the trial with the largest knowledge 
 unit of compute is proposed: how much better, by its result, the settings recommended in
 all contexts are expected to become. A trial of a large fraction has to teach more, since it costs
 more; a trial under a seed that ran before shares that seed's luck, one under a new seed averages
-over it.
+over it. In a long search a surface takes seconds and one more trial hardly changes it: several
+trials, of different contexts, are then chosen by the same one.
 """
 
 import math
@@ -42,6 +43,8 @@ SEEDS_AGAIN = 4
 """Seeds of a context, the newest, under which another trial is considered."""
 AT_ONCE = 32
 """Contexts whose trials are compared in one proposal, in a search with many."""
+BATCH = 100
+"""A surface chooses one trial for every so many that were proposed before, at least one."""
 
 
 class Curve:
@@ -67,13 +70,17 @@ class Curve:
         }
         self._first_fit = max(FIRST_FIT, sum(self._start_trials.values()) // 2)
         self._ladder: dict[int, tuple[Hyperparameters, bool]] = {}
+        self._begun = max(2 * BATCH, sum(self._start_trials.values()))
+        """Number of trials at which the newest batch of several began, or the first will."""
+        self._batch: tuple[int, list[Proposal]] = (-1, [])
+        """Number of trials at which a batch began, and what is in it."""
 
     def propose(self, known: Known) -> Proposal | None:
         """The starting design, then what teaches most."""
         every = [trial for trials in known.values() for trial in trials]
         if self._spec.trials is not None and len(every) >= self._spec.trials:
             return None
-        return self._start(known) or self._best(known, complete(every))
+        return self._start(known) or self._next(known, len(every))
 
     def accepted(self, number: int) -> None:
         """Nothing to do: the next proposal sees it among what is known."""
@@ -91,15 +98,42 @@ class Curve:
         block, point = divmod(started[context.key], START_POINTS)
         return Proposal(context, start_values(self._spec, point, block), block, start_design=True)
 
-    def _best(self, known: Known, ended: Sequence[TrialState]) -> Proposal | None:
-        """The trial with the largest knowledge gradient per unit of compute."""
+    def _next(self, known: Known, number: int) -> Proposal | None:
+        """What the batch has for the first of its contexts that got no trial since it began."""
+        begun = self._batch_of(known, number)
+        if self._batch[0] != begun:
+            self._batch = begun, self._best(_first(known, begun))
+        since = {key for key, trials in known.items() if trials and trials[-1].number >= begun}
+        left = (each for each in self._batch[1] if each.context.key not in since)
+        # Other trials came between where a search was extended, or had another sampler before.
+        return next(left, None) or next(iter(self._best(known)), None)
+
+    def _batch_of(self, known: Known, number: int) -> int:
+        """Number of trials at which the batch began that a trial belongs to.
+
+        The same for a search that is taken up again in the middle of a batch.
+        """
+        if number < self._begun:
+            return number
+        while number >= (end := self._begun + self._size(_first(known, self._begun))):
+            self._begun = end
+        return self._begun
+
+    def _size(self, known: Known) -> int:
+        """Trials that are chosen together, none of them of the same context."""
+        number = sum(map(len, known.values()))
+        return max(1, min(number // BATCH, len(self._in_question(known))))
+
+    def _best(self, known: Known) -> list[Proposal]:
+        """The trials with the largest knowledge gradient per unit of compute, the best first."""
         contexts = self._in_question(known)
         grid = self._coding.grid(contexts)
         candidates, rows = self._candidates(known, contexts)
+        ended = complete([trial for trials in known.values() for trial in trials])
         if not candidates:
-            return None
+            return []
         if not ended:
-            return self._blind(candidates, known)
+            return [self._blind(candidates, known)]
         learnt, finer = self._learnt(ended)
         surface = fit(self._observed(ended, finer), learnt, steps=0)
         waiting = [t for trials in known.values() for t in trials if t.outcome is None]
@@ -107,7 +141,10 @@ class Curve:
             surface = surface.with_pending(*self._coding.pending(waiting))
         at, seeds = grid.take(rows), np.array([each.seed for each in candidates])
         worth = knowledge_gradient(surface, at, seeds, grid, self._costs[at.context])
-        return candidates[int(worth.argmax())]
+        best: dict[str, Proposal] = {}
+        for i in np.argsort(-worth, kind="stable"):
+            best.setdefault(candidates[i].context.key, candidates[i])
+        return list(best.values())[: self._size(known)]
 
     def _blind(self, candidates: Sequence[Proposal], known: Known) -> Proposal:
         """Any, while workers are free and nothing has ended yet."""
@@ -169,6 +206,11 @@ class Curve:
                         proposals.append(Proposal(context, choice, seed))
                         rows.append(i * len(choices) + j)
         return proposals, rows
+
+
+def _first(known: Known, number: int) -> Known:
+    """The first so many trials of a search."""
+    return {key: [t for t in trials if t.number < number] for key, trials in known.items()}
 
 
 def _identity(values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -32,7 +32,7 @@ class Told(Silent):
         print(text, flush=True)
 
 def until(something):
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not something():
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -10,6 +10,7 @@ import pytest
 from analysis.surface import fit
 from search.ledger import TrialState
 from search.plan import trial_samples
+from search.samplers import curve
 from search.samplers.coding import Coding, complete
 from search.samplers.curve import Curve
 from trainables.record import VAL_NLL_SCALED, Outcome
@@ -231,6 +232,75 @@ def test_all_that_is_tuned_is_chosen_together(make_spec):
         best = recommended(spec, known, context)
         assert (best["kd_weight"], best["teacher"]) == (0.9, "cnn16")
         assert best["temperature"] == pytest.approx(4.0)
+
+
+@pytest.fixture
+def long_search(make_spec, monkeypatch):
+    """A search of which ten trials are enough for batches of several."""
+    monkeypatch.setattr(curve, "BATCH", 8)
+    return make_spec(
+        sampler="curve",
+        contexts=FOUR | {"teacher": ["cnn4", "cnn8"]},
+        seeds={"trials": 5},
+        budget={"trials_per_context": 9},
+    )
+
+
+def count_surfaces(monkeypatch):
+    """A list that grows by one whenever a surface chooses."""
+    chosen = []
+    real = curve.knowledge_gradient
+    monkeypatch.setattr(
+        curve, "knowledge_gradient", lambda *given: chosen.append(1) or real(*given)
+    )
+    return chosen
+
+
+def test_in_a_long_search_a_surface_chooses_several_trials(long_search, monkeypatch):
+    chosen = count_surfaces(monkeypatch)
+    proposals, known = play(long_search)
+    assert len(proposals) == long_search.trials == 72
+    after = [p for p in proposals if not p.start_design]
+    assert len(chosen) < len(after) / 3
+    seen = Counter((p.context.key, p.values["kd_weight"], p.seed) for p in proposals)
+    assert max(seen.values()) == 1
+    for context in long_search.context_list:
+        best = 0.3 if context.values["fraction"] > 0.5 else 0.8
+        assert recommended(long_search, known, context)["kd_weight"] == pytest.approx(
+            best, abs=0.11
+        )
+
+
+def test_a_batch_is_one_trial_a_context_and_starts_with_the_best(long_search, monkeypatch):
+    """From the first trial after the start, there are as many as the size of a batch says."""
+    start, known = play(long_search, upto=sum(Curve(long_search)._start_trials.values()))
+    together, _ = play(long_search, known=known, upto=len(start) // 8)
+    assert len({p.context.key for p in together}) == len(together) > 2
+    monkeypatch.setattr(curve, "BATCH", 10_000)
+    alone, _ = play(long_search, known=known, upto=1)
+    assert facts(alone) == facts(together[:1])
+
+
+@pytest.mark.parametrize("at", [37, 40, 43, 51])
+def test_a_long_search_taken_up_in_the_middle_of_a_batch_goes_on(long_search, at):
+    proposals, _ = play(long_search)
+    first, known = play(long_search, upto=at)
+    rest, _ = play(long_search, known=known)
+    assert facts(first + rest) == facts(proposals)
+
+
+def test_trials_that_came_between_are_not_repeated(long_search):
+    """As where a search had another sampler for a while."""
+    start, known = play(long_search, upto=40)
+    for context in long_search.context_list:
+        trial = TrialState(len(start), context.key, {"kd_weight": 0.77}, 0, start_design=False)
+        trial.scores[9], trial.ended = planted(context, trial.values, 0), float(trial.number)
+        trial.outcome = Outcome.COMPLETE
+        known[context.key].append(trial)
+        start.append(trial)
+    proposal = Curve(long_search).propose(known)
+    tried = {(t.seed, t.values["kd_weight"]) for t in known[proposal.context.key]}
+    assert (proposal.seed, proposal.values["kd_weight"]) not in tried
 
 
 def test_500_contexts(make_spec):
