@@ -252,6 +252,7 @@ def test_what_was_not_confirmed_cannot_be_exported_and_the_command_is_named(exac
     assert "closed-form problem, which has no samples" in done.errors
 
 
+@pytest.mark.slow
 def test_the_closed_form_problem_is_confirmed_on_the_population(exact_search, tmp_path):
     shutil.copytree(exact_search.home, tmp_path / "kdcurve-data")
     done = kdcurve(tmp_path, "confirm", "exact", "--seeds", "2", "--fraction", "0.3")

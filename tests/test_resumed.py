@@ -88,6 +88,7 @@ def test_a_trial_that_diverges_fails_alone_and_is_shown(tmp_path):
     assert "not finite" in finished.errors
 
 
+@pytest.mark.slow
 def test_a_complete_search_can_be_extended_by_contexts_and_budget(tmp_path):
     """`resume --file`: what was run stays as it was, what is new is run and answered."""
     small = RIDGE.replace("[0.1, 0.3, 0.5, 0.9]", "[0.3]").replace("context: 12", "context: 6")
