@@ -1,11 +1,12 @@
 """How long does each sampler think about a trial?
 
-    python benchmarks/proposals.py [--quick] [SAMPLER ...]
+    python benchmarks/proposals.py [--quick] [--under-way N] [SAMPLER ...]
 
 Searches of 200 and of 3,000 trials over 28 contexts, and one of 3,000 over 500, whose trials are
 made up: a parabola over the KD weight with noise. `taking up` is what a search that is resumed
 spends before its first proposal: Optuna is told everything. The next 60 proposals are timed with
-all of the trials known, each trial ending before the next is asked for.
+all of the trials known, each trial ending before the next is asked for. With ``--under-way`` the
+last of the made-up trials, so many of them, have not ended.
 
 Prints a table, and as its last line one JSON object.
 """
@@ -61,7 +62,9 @@ def made_up(sampler: str, contexts: int, trials: int) -> SearchSpec:
     )
 
 
-def measure(sampler: str, contexts: int, trials: int, folder: Path) -> tuple[float, list[float]]:
+def measure(
+    sampler: str, contexts: int, trials: int, under_way: int, folder: Path
+) -> tuple[float, list[float]]:
     """Seconds to tell Optuna everything, and of the proposals after that."""
     spec = made_up(sampler, contexts, trials)
     draw = random.Random(0)
@@ -85,6 +88,9 @@ def measure(sampler: str, contexts: int, trials: int, folder: Path) -> tuple[flo
     for own in known.values():
         for trial in own[: start_trials(spec)]:
             trial.start_design = True
+        for trial in own:
+            if trial.number >= trials - under_way:
+                trial.scores, trial.outcome = {}, None
     studies = Studies(spec, folder / "optuna.journal")
     designer = make_designer(spec, studies)
     # Whatever is loaded or told once is done here.
@@ -110,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("samplers", nargs="*", metavar="SAMPLER")
     parser.add_argument("--quick", action="store_true", help="the small search alone")
+    parser.add_argument("--under-way", type=int, default=0, help="trials that have not ended")
     options = parser.parse_args()
     names = options.samplers or list(DESIGNERS)
     table = Table("sampler", "contexts", "trials", "taking up (s)", "mean (s)", "longest (s)")
@@ -117,7 +124,9 @@ def main() -> None:
     for contexts, trials in SIZES[:1] if options.quick else SIZES:
         for name in names:
             with tempfile.TemporaryDirectory() as folder:
-                taking_up, times = measure(name, contexts, trials, Path(folder))
+                taking_up, times = measure(
+                    name, contexts, trials, min(options.under_way, trials), Path(folder)
+                )
             row = {
                 "taking_up": taking_up,
                 "mean": statistics.fmean(times),
