@@ -118,6 +118,9 @@ def reached(
 class Losses:
     """The expected loss of what would be recommended, judged anew when more trials are complete.
 
+    At first after every one; in a long search, whose surface takes seconds, after every hundredth
+    part more.
+
     Args:
         spec: the search; `spec.budget.until` says how sure it must be (0.9 if it says nothing).
     """
@@ -131,15 +134,22 @@ class Losses:
 
     def __call__(self, known: Known) -> Loss | None:
         """Judge what is known; None while a context has no answer."""
-        contexts = [complete(known.get(c.key, ())) for c in self._spec.context_list]
-        count = sum(map(len, contexts))
-        if self._judged[0] != count:
-            arrays = [
-                _arrays(self._spec, c, t)
-                for c, t in zip(self._spec.context_list, contexts, strict=True)
-            ]
+        every = complete(t for c in self._spec.context_list for t in known.get(c.key, ()))
+        if self._judged[0] != (count := _rung(len(every))):
+            trials: dict[str, list[TrialState]] = {c.key: [] for c in self._spec.context_list}
+            for trial in every[:count]:
+                trials[trial.context].append(trial)
+            arrays = [_arrays(self._spec, c, trials[c.key]) for c in self._spec.context_list]
             self._judged = count, expected_loss(arrays, self._confidence)
         return self._judged[1]
+
+
+def _rung(count: int) -> int:
+    """The last of the numbers of trials at which a search is judged; each is 1% above the last."""
+    rung = 0
+    while (following := rung + max(1, rung // 100)) <= count:
+        rung = following
+    return rung
 
 
 def _arrays(spec: SearchSpec, context: Context, trials: list[TrialState]) -> Trials:

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from analysis.loss import Loss
+from search import stopping
 from search.designer import Proposal, start_values
 from search.errors import KdcurveError
 from search.journal import EventKind
@@ -127,6 +128,30 @@ def test_the_expected_loss_is_known_once_every_context_has_an_answer(make_spec):
     loss = losses(known)
     assert 0 < loss.expected < loss.upper < 0.1
     assert loss == Losses(spec)(known), "a search that is taken up again sees the same"
+
+
+def test_a_long_search_is_judged_after_every_hundredth_part_more(make_spec, monkeypatch):
+    """Whoever takes it up again judges the same trials."""
+    judged = []
+    monkeypatch.setattr(
+        stopping,
+        "expected_loss",
+        lambda arrays, _: judged.append(sum(len(a.score) for a in arrays)),
+    )
+    spec = make_spec(budget={"until": {"regret": 0.1}})
+    first, second = spec.context_list
+    losses = Losses(spec)
+    weights = [0.0, 0.5, 1.0, 0.3]
+    for count in [*range(50, 56), *range(400, 412)]:
+        known = {
+            first.key: parabola((weights * count)[: count // 2], first),
+            second.key: parabola((weights * count)[: count - count // 2], second, 1000),
+        }
+        losses(known)
+        Losses(spec)(known)
+        assert judged.pop() == judged[-1] <= count < 1.02 * judged[-1]
+    assert judged[:6] == [50, 51, 52, 53, 54, 55]
+    assert len(judged) == len(set(judged)) <= 6 + 4
 
 
 def test_more_noise_means_a_larger_expected_loss(make_spec):
