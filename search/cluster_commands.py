@@ -100,12 +100,13 @@ def _head(command: str) -> Iterator[str]:
 
 
 def _notices(config: Config) -> Iterator[str]:
-    """Spot workers hear that they will be taken away."""
+    """Spot workers hear that they will be taken away; those of a launch template are not seen."""
     key = "worker_start_ray_commands"
     spot = [
         name
         for name, kind in config.get("available_node_types", {}).items()
-        if '"MarketType": "spot"' in json.dumps(kind.get("node_config"), default=str)
+        if name != config.get("head_node_type")
+        and '"MarketType": "spot"' in json.dumps(kind.get("node_config"), default=str)
     ]
     if spot and "cluster watch-node" not in _text(config, key):
         yield (

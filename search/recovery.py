@@ -11,6 +11,7 @@ from enum import StrEnum
 from ray.exceptions import (
     ActorUnavailableError,
     NodeDiedError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
     RuntimeEnvSetupError,
@@ -52,6 +53,29 @@ class OutOfHostMemoryError(RayActorError):
     """Ray ended a trial's process because its machine ran out of memory."""
 
 
+class ProcessSetupError(RayActorError):
+    """Ray could not set up a trial's process on a machine."""
+
+
+_MEMORY = (OutOfHostMemoryError, OutOfMemoryError)
+"""A trial's, and a task's."""
+_SETUP = (ProcessSetupError, RuntimeEnvSetupError)
+"""A trial's, and a task's."""
+
+
+def of_an_actor(error: object) -> object:
+    """What Ray says of a process, in the form in which Tune takes it for that of one trial.
+
+    These errors of Ray's are neither an actor's nor a task's, so that Tune (up to 2.60 at least)
+    raises out of `fit` and takes all other trials along.
+    """
+    if isinstance(error, OutOfMemoryError):
+        return OutOfHostMemoryError(error_msg=str(error))
+    if isinstance(error, RuntimeEnvSetupError):
+        return ProcessSetupError(error_msg=str(error))
+    return error
+
+
 def reason_of(error: BaseException | None) -> str:
     """Why a training or a task failed, in one line without secrets."""
     if error is None:
@@ -59,10 +83,10 @@ def reason_of(error: BaseException | None) -> str:
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
     # Of memory Ray says the essential first, and then much about everybody's.
-    line = lines[0 if isinstance(cause, OutOfHostMemoryError) else -1]
+    line = lines[0 if isinstance(cause, _MEMORY) else -1]
     text = line.strip().partition(_ADVICE)[0]
     reason = redacted(f"{type(cause).__name__}: {text}")[:_LONGEST_REASON]
-    if isinstance(cause, RuntimeEnvSetupError) and (machine := _MACHINE.search(str(cause))):
+    if isinstance(cause, _SETUP) and (machine := _MACHINE.search(str(cause))):
         reason += f" (restart Ray on {machine[1]})"
     return reason
 
@@ -71,7 +95,7 @@ def cause_of(error: BaseException | None) -> Cause | None:
     """Why what failed like this is worth another try; None: it is not."""
     if error is None:
         return Cause.DIED
-    if isinstance(error, OutOfHostMemoryError):
+    if isinstance(error, _MEMORY):
         return Cause.MEMORY
     if isinstance(error, RayActorError):
         gone = any(words in str(error) for words in _LOST)

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError
 
 from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger
-from search.recovery import OutOfHostMemoryError, reason_of
+from search.recovery import of_an_actor, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def supervise(
     restarts = ledger.spec.faults.restarts
     for number in range(restarts + 1):
         try:
-            with _memory_kills_end_one_trial():
+            with _one_process_ends_one_trial():
                 reason = attempt()
         except KdcurveError:
             raise
@@ -67,12 +66,8 @@ def supervise(
 
 
 @contextlib.contextmanager
-def _memory_kills_end_one_trial() -> Iterator[None]:
-    """Let Tune see a process that Ray ended for want of memory as one that died.
-
-    Ray's error for that is neither an actor's nor a task's, so that Tune's manager of actors (up
-    to 2.60 at least) raises out of `fit` and takes all other trials along.
-    """
+def _one_process_ends_one_trial() -> Iterator[None]:
+    """Let Tune see what Ray says of a process as an error of its trial: `of_an_actor`."""
     before = {
         name: getattr(RayActorManager, name)
         for name in ("_actor_task_failed", "_actor_start_failed")
@@ -80,7 +75,7 @@ def _memory_kills_end_one_trial() -> Iterator[None]:
 
     def translating(method: Callable[..., None]) -> Callable[..., None]:
         def failed(*arguments: object, **named: object) -> None:
-            method(*map(_of_an_actor, arguments), **{k: _of_an_actor(v) for k, v in named.items()})
+            method(*map(of_an_actor, arguments), **{k: of_an_actor(v) for k, v in named.items()})
 
         return failed
 
@@ -91,9 +86,3 @@ def _memory_kills_end_one_trial() -> Iterator[None]:
     finally:
         for name, method in before.items():
             setattr(RayActorManager, name, method)
-
-
-def _of_an_actor(argument: object) -> object:
-    if isinstance(argument, OutOfMemoryError):
-        return OutOfHostMemoryError(error_msg=str(argument))
-    return argument

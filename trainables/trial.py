@@ -93,6 +93,7 @@ class DistillationTrial(tune.Trainable):
         Raises:
             MachineLeavingError: it would not last here; Ray starts the next process elsewhere.
         """
+        self._asked_at = 0.0  # a notice may have come since the last trial asked
         if self._is_leaving():
             raise MachineLeavingError("the machine is about to be taken away")
         self.setup(new_config)

@@ -7,8 +7,8 @@ if each had returned what is expected, and the trial with the largest knowledge 
 unit of compute is proposed: how much better, by its result, the settings recommended in
 all contexts are expected to become. A trial of a large fraction has to teach more, since it costs
 more; a trial under a seed that ran before shares that seed's luck, one under a new seed averages
-over it. In a long search a surface takes seconds and one more trial hardly changes it: several
-trials, of different contexts, are then chosen by the same one.
+over it. In a long search a surface takes seconds and one more trial hardly changes it: it then
+chooses several trials, those of a quarter of the contexts at most, where they teach most.
 """
 
 import math
@@ -42,9 +42,14 @@ FLOOR = 0.25
 SEEDS_AGAIN = 4
 """Seeds of a context, the newest, under which another trial is considered."""
 AT_ONCE = 32
-"""Contexts whose trials are compared in one proposal, in a search with many."""
+"""Contexts whose trials are compared by one surface in a search with many, or `LEFT` times as many
+as it chooses."""
 BATCH = 100
 """A surface chooses one trial for every so many that were proposed before, at least one."""
+LEFT = 4
+"""It chooses trials of at most one in so many contexts."""
+MOST = 32
+"""Trials that it chooses at most."""
 
 
 class Curve:
@@ -52,7 +57,8 @@ class Curve:
 
     A proposal depends on what is known and on nothing else: the hyperparameters are those of the
     trials that ended first, their number on a fixed ladder, each step of it starting from the one
-    before.
+    before. Where several trials run at a time, a batch that is begun does not heed their results; a
+    search that is taken up again in the middle of one does.
 
     Args:
         spec: the search.
@@ -105,14 +111,11 @@ class Curve:
             self._batch = begun, self._best(_first(known, begun))
         since = {key for key, trials in known.items() if trials and trials[-1].number >= begun}
         left = (each for each in self._batch[1] if each.context.key not in since)
-        # Other trials came between where a search was extended, or had another sampler before.
+        # A batch may hold fewer than its size: of some contexts every trial was run.
         return next(left, None) or next(iter(self._best(known)), None)
 
     def _batch_of(self, known: Known, number: int) -> int:
-        """Number of trials at which the batch began that a trial belongs to.
-
-        The same for a search that is taken up again in the middle of a batch.
-        """
+        """Number of trials at which the batch began that a trial belongs to."""
         if number < self._begun:
             return number
         while number >= (end := self._begun + self._size(_first(known, self._begun))):
@@ -120,9 +123,8 @@ class Curve:
         return self._begun
 
     def _size(self, known: Known) -> int:
-        """Trials that are chosen together, none of them of the same context."""
-        number = sum(map(len, known.values()))
-        return max(1, min(number // BATCH, len(self._in_question(known))))
+        """Trials that are chosen together, no two of them of the same context."""
+        return max(1, min(_wanted(known), len(self._in_question(known)) // LEFT))
 
     def _best(self, known: Known) -> list[Proposal]:
         """The trials with the largest knowledge gradient per unit of compute, the best first."""
@@ -184,7 +186,8 @@ class Curve:
             for context, further in zip(self._spec.context_list, adaptive, strict=True)
             if further < floor
         ]
-        return sorted(behind or self._spec.context_list, key=lambda c: count[c.key])[:AT_ONCE]
+        most = max(AT_ONCE, LEFT * _wanted(known))
+        return sorted(behind or self._spec.context_list, key=lambda c: count[c.key])[:most]
 
     def _candidates(
         self, known: Known, contexts: Sequence[Context]
@@ -206,6 +209,11 @@ class Curve:
                         proposals.append(Proposal(context, choice, seed))
                         rows.append(i * len(choices) + j)
         return proposals, rows
+
+
+def _wanted(known: Known) -> int:
+    """Trials to choose by one surface, if there are contexts enough."""
+    return min(sum(map(len, known.values())) // BATCH, MOST)
 
 
 def _first(known: Known, number: int) -> Known:

@@ -7,6 +7,7 @@ import torch
 from ray.exceptions import (
     ActorUnavailableError,
     NodeDiedError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
     RuntimeEnvSetupError,
@@ -18,8 +19,10 @@ from search.recovery import (
     MOST_LOSSES,
     Cause,
     OutOfHostMemoryError,
+    ProcessSetupError,
     cause_of,
     may_retry,
+    of_an_actor,
     reason_of,
     room,
 )
@@ -43,7 +46,9 @@ CAUSES = {
     "a killed process": (RayActorError(error_msg="its worker process has died"), Cause.DIED),
     "a machine lost under a task": (NodeDiedError("it died"), Cause.LOST),
     "a task's killed process": (WorkerCrashedError(), Cause.DIED),
-    "a machine on which nothing starts": (RuntimeEnvSetupError("no wheel"), Cause.DIED),
+    "a machine on which no task starts": (RuntimeEnvSetupError("no wheel"), Cause.DIED),
+    "a machine on which no trial starts": (ProcessSetupError(error_msg="no wheel"), Cause.DIED),
+    "the memory monitor, of a task": (OutOfMemoryError("low on memory"), Cause.MEMORY),
     "an error that got lost": (None, Cause.DIED),
     "the storage": (raised(OSError(5, "Input/output error")), Cause.DIED),
     "the memory monitor": (OutOfHostMemoryError(error_msg="low on memory"), Cause.MEMORY),
@@ -64,12 +69,11 @@ def test_what_the_machine_did_is_told_from_what_the_training_did(case):
     assert cause_of(error) == cause
 
 
-def test_an_error_of_memory_survives_the_file_that_tune_keeps_it_in():
-    kept = pickle.loads(
-        pickle.dumps(OutOfHostMemoryError(error_msg="node low on memory\n\nRefer to …"))
-    )
-    assert cause_of(kept) is Cause.MEMORY
-    assert reason_of(kept) == "OutOfHostMemoryError: node low on memory"
+@pytest.mark.parametrize("of", ["a task", "a trial"])
+def test_of_memory_the_first_line_is_the_reason(of):
+    said = "node low on memory\n\nRefer to …"
+    error = OutOfMemoryError(said) if of == "a task" else OutOfHostMemoryError(error_msg=said)
+    assert reason_of(error) == f"{type(error).__name__}: node low on memory"
 
 
 def test_a_reason_is_one_line_without_ray_s_advice():
@@ -80,16 +84,32 @@ def test_a_reason_is_one_line_without_ray_s_advice():
     assert reason_of(None) == "its process left no exception"
 
 
-def test_a_machine_on_which_nothing_starts_is_named():
-    """As Ray says it: the machine first, the cause last."""
-    error = RuntimeEnvSetupError(
-        "[Node 192.168.1.11] Traceback (most recent call last):\n  File …\n"
-        "ValueError: Local directory /tmp/ray/x does not exist on the cluster.\n"
-    )
+NO_WHEEL = RuntimeEnvSetupError(
+    "[Node 192.168.1.11] Traceback (most recent call last):\n  File …\n"
+    "ValueError: Local directory /tmp/ray/x does not exist on the cluster.\n"
+)
+"""As Ray says it: the machine first, the cause last."""
+
+
+@pytest.mark.parametrize("error", [NO_WHEEL, of_an_actor(NO_WHEEL)], ids=["a task", "a trial"])
+def test_a_machine_on_which_nothing_starts_is_named(error):
     assert reason_of(error) == (
-        "RuntimeEnvSetupError: ValueError: Local directory /tmp/ray/x does not exist on the "
+        f"{type(error).__name__}: ValueError: Local directory /tmp/ray/x does not exist on the "
         "cluster. (restart Ray on 192.168.1.11)"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [(NO_WHEEL, Cause.DIED), (OutOfMemoryError("low on memory\n\nRefer to …"), Cause.MEMORY)],
+    ids=["no process", "no memory"],
+)
+def test_what_ray_says_of_a_process_survives_the_file_that_tune_keeps_it_in(error, cause):
+    found = of_an_actor(error)
+    assert isinstance(found, RayActorError), "Tune keeps an actor's and a task's errors alone"
+    kept = pickle.loads(pickle.dumps(found))
+    assert cause_of(kept) is cause
+    assert reason_of(kept) == reason_of(found)
 
 
 def tries(cause, faults):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RuntimeEnvSetupError
 
 from search import supervision
 from search.errors import KdcurveError
@@ -79,7 +79,10 @@ def test_whoever_asked_for_a_stop_gets_it(ledger, end):
     assert restarts(ledger) == 0
 
 
-def test_a_process_ended_for_want_of_memory_is_one_trial_s_failure():
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("low on memory"), RuntimeEnvSetupError("no wheel")]
+)
+def test_what_happens_to_a_process_is_one_trial_s_failure(error):
     """Ray's manager of actors would raise, and all trials would end."""
     failed = []
     actor = SimpleNamespace(actor_id=1, _on_error=lambda _, error: failed.append(error))
@@ -89,14 +92,12 @@ def test_a_process_ended_for_want_of_memory_is_one_trial_s_failure():
     manager._cleanup_actor = lambda tracked_actor: None
 
     def fail():
-        manager._actor_task_failed(
-            tracked_actor_task=task, exception=OutOfMemoryError("low on memory")
-        )
+        manager._actor_task_failed(tracked_actor_task=task, exception=error)
 
     with pytest.raises(RuntimeError, match="unexpected"):
         fail()
-    with supervision._memory_kills_end_one_trial():
+    with supervision._one_process_ends_one_trial():
         fail()
-    assert [str(error) for error in failed] == ["low on memory"]
+    assert [str(each) for each in failed] == [str(error)]
     with pytest.raises(RuntimeError, match="unexpected"):
         fail()

@@ -353,7 +353,6 @@ def test_a_process_on_a_machine_about_to_go_takes_up_no_other_trial(make_config,
     monkeypatch.setattr(trial.ray, "get_runtime_context", lambda: here)
     asked = SimpleNamespace(get_draining_nodes=lambda: draining)
     monkeypatch.setattr(trial, "cluster_state", asked)
-    monkeypatch.setattr(trial, "NOTICE_EVERY_S", 0.0)
     actor = _start(make_config(number=5))
     _finish(actor)
     draining.add("another")
