@@ -139,13 +139,16 @@ def test_a_long_search_is_judged_after_every_hundredth_part_more(make_spec, monk
 
     monkeypatch.setattr(stopping, "expected_loss", judge)
     spec = make_spec(budget={"until": {"regret": 0.1}})
-    first, second = spec.context_list
+    history = [
+        trial(
+            number, spec.context_list[number % 2], weight=number % 3 / 2, score=0.9 - number / 1e4
+        )
+        for number in range(412)
+    ]
     losses = Losses(spec)
-    weights = [0.0, 0.5, 1.0, 0.3]
     for count in [*range(50, 56), *range(400, 412)]:
         known = {
-            first.key: parabola((weights * count)[: count // 2], first),
-            second.key: parabola((weights * count)[: count - count // 2], second, 1000),
+            c.key: [t for t in history[:count] if t.context == c.key] for c in spec.context_list
         }
         losses(known)
         Losses(spec)(known)
