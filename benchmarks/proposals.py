@@ -36,7 +36,7 @@ from trainables.record import Outcome
 SIZES = ((28, 200), (28, 3000), (500, 3000))
 """Contexts and trials."""
 PROPOSALS = 60
-"""The curve sampler chooses up to 30 together; these are two such batches."""
+"""Several batches of what the curve sampler chooses together."""
 
 
 def made_up(sampler: str, contexts: int, trials: int) -> SearchSpec:

@@ -8,10 +8,9 @@ and record of a real search: the closed-form ridge problem, whose truth is exact
 tables (the project's own of digits, unless others are named), whose truth is the mean over all
 their seeds and whose runs all have as many epochs. Each replication has seeds of its own; slow
 strategies have fewer replications. One sweep is the compute of one full run in every context, in
-epochs × kept samples. The regret is the
-true mean score at the best KD weight minus that at the recommended one, in points (hundredths of
-accuracy, or of R²), averaged over contexts. A context without a complete trial is answered with KD
-weight 0, that is, without distillation.
+epochs × kept samples. The regret is the true mean score at the best KD weight minus that at the
+recommended one, in points (hundredths of accuracy, or of R²), averaged over contexts. A context
+without a complete trial is answered with KD weight 0, that is, without distillation.
 
 Answers are asked of a search under way: what it would say if it were stopped after so many
 sweeps. Prints a table, and as its last line one JSON object.
