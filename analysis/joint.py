@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from analysis.estimators import TEMPERATURES, Answer, Trials, lacking, with_effect
 from analysis.optimum import FREEDOM, SCORE_SCALE, find_optimum, find_worth
-from analysis.settings import Floats, Ints, Observations, Settings
+from analysis.settings import Floats, Ints, Observations, Settings, evenly
 from analysis.signal import ACCURACY, Choice, choose_signal, heeding, scores_of
 from analysis.surface import Surface, condition, fit, learn, unit_of
 
@@ -100,8 +100,7 @@ def _thinned(trials: Trials) -> Trials:
     if n <= MOST_TRIALS:
         return trials
     temperature = trials.others.get("temperature", np.zeros(n))
-    order = np.lexsort((temperature, trials.kd_weight, trials.seed))
-    kept = np.sort(order[np.linspace(0, n - 1, MOST_TRIALS).round().astype(np.int64)])
+    kept = evenly(MOST_TRIALS, temperature, trials.kd_weight, trials.seed)
     return replace(
         trials,
         kd_weight=trials.kd_weight[kept],
@@ -128,8 +127,7 @@ def _surfaces(observed: Observations) -> Iterator[tuple[Ints, Surface]]:
     portion = np.cumsum(count[order]) // PORTION
     for each in np.unique(portion):
         mine = contexts[order[portion == each]]
-        rows = np.flatnonzero(np.isin(observed.at.context, mine))
-        part = Observations(observed.at.take(rows), observed.value[rows], observed.seed[rows])
+        part = observed.take(np.isin(observed.at.context, mine))
         yield mine, condition(part, theta, unit)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,6 +133,26 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def take(self, index: ArrayLike) -> "Observations":
+        """Those at these positions, or where a mask is true."""
+        rows = np.asarray(index)
+        extra = None if self.extra_noise is None else self.extra_noise[rows]
+        return Observations(self.at.take(rows), self.value[rows], self.seed[rows], extra)
+
+
+def evenly(most: int, *keys: NDArray[Any]) -> Ints:
+    """Positions of at most so many rows, ascending: every k-th in the order of some keys.
+
+    Args:
+        most: how many are kept, >= 1.
+        keys: `[n]` each, the one that counts most last, as `numpy.lexsort` has it.
+    """
+    order = np.lexsort(keys)
+    kept = min(most, len(order))
+    at = np.linspace(0, len(order) - 1, kept).round().astype(np.int64)
+    rows: Ints = np.sort(order[at])
+    return rows
 
 
 def _column(name: str, column: ArrayLike, kind: type[np.generic]) -> NDArray[np.generic]:

@@ -327,12 +327,7 @@ def _arranged(observations: Observations) -> tuple[Observations, list[Ints]]:
     )
     # A context whose teacher or method was tuned stays together: contexts come first.
     order = np.lexsort((*keys, at.context))
-    taken = Observations(
-        at.take(order),
-        observations.value[order],
-        observations.seed[order],
-        None if extra is None else extra[order],
-    )
+    taken = observations.take(order)
     n = len(order)
     count = -(-n // GROUP)
     if count == 1:

@@ -32,9 +32,9 @@ class PartSurface:
         """
         if self.surface is not None:
             return self
-        rows = np.flatnonzero(np.isin(self.shown.at.context, np.array(law)))
-        unit = unit_of(self.shown)
-        return replace(self, surface=condition(_part(self.shown, rows), self.hyperparameters, unit))
+        part = self.shown.take(np.isin(self.shown.at.context, np.array(law)))
+        fitted = condition(part, self.hyperparameters, unit_of(self.shown))
+        return replace(self, surface=fitted)
 
     def answer(self, context: int, level: float) -> Estimate:
         """The best KD weight in a context whose trials were shown."""
@@ -68,18 +68,11 @@ def fit_without(contexts: Sequence[Trials], pooled: Pooled, fraction: float | No
         pooled: the same, from `pool`.
         fraction: what is left out; None shows all.
     """
-    learnt = pooled.learnt
-    kept = np.arange(len(learnt))
+    shown = pooled.learnt
     if fraction is not None:
-        kept = np.flatnonzero(~np.isclose(learnt.at.fraction, fraction))
-    shown = _part(learnt, kept)
+        shown = shown.take(~np.isclose(shown.at.fraction, fraction))
     # Not from where another fit ended: that one was shown what is left out here.
     if len(shown) > TOGETHER:
         return PartSurface(contexts, pooled.codes, shown, learn(shown), None)
     surface = fit(shown)
     return PartSurface(contexts, pooled.codes, shown, surface.hyperparameters, surface)
-
-
-def _part(observed: Observations, rows: np.ndarray) -> Observations:
-    """Those at some positions; what is learnt from has no extra noise here."""
-    return Observations(observed.at.take(rows), observed.value[rows], observed.seed[rows])

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from analysis.acquisition import knowledge_gradient
-from analysis.settings import Observations
+from analysis.kernel import prior
+from analysis.settings import Observations, evenly
 from analysis.signal import NLL, choose_signal, heeding, scores_of
-from analysis.surface import STEPS, Hyperparameters, fit
+from analysis.surface import STEPS, Hyperparameters, condition, learn, unit_of
 from search.designer import START_POINTS, Known, Proposal, start_values
 from search.ledger import TrialState
 from search.plan import trial_samples
@@ -50,6 +51,9 @@ LEFT = 4
 """It chooses trials of at most one in so many contexts."""
 MOST = 32
 """Trials that it chooses at most."""
+MOST_OBSERVED = 2000
+"""Complete trials that a surface is conditioned on at most: memory grows with their square, time
+with their cube."""
 
 
 class Curve:
@@ -137,7 +141,9 @@ class Curve:
         if not ended:
             return [self._blind(candidates, known)]
         learnt, finer = self._learnt(ended)
-        surface = fit(self._observed(ended, finer), learnt, steps=0)
+        observed = self._observed(ended, finer)
+        near = self._near(observed, contexts)
+        surface = condition(near, learnt or prior(), unit_of(observed))
         waiting = [t for trials in known.values() for t in trials if t.outcome is None]
         if waiting:
             surface = surface.with_pending(*self._coding.pending(waiting))
@@ -147,6 +153,18 @@ class Curve:
         for i in np.argsort(-worth, kind="stable"):
             best.setdefault(candidates[i].context.key, candidates[i])
         return list(best.values())[: self._size(known)]
+
+    def _near(self, observed: Observations, contexts: Sequence[Context]) -> Observations:
+        """All or, of very many, those in some contexts, thinned out whatever they scored."""
+        if len(observed) <= MOST_OBSERVED:
+            return observed
+        keys = {context.key for context in contexts}
+        own = [i for i, each in enumerate(self._spec.context_list) if each.key in keys]
+        inside = np.isin(observed.at.context, own)
+        # All may have failed in contexts that lag behind.
+        near = observed.take(inside) if inside.any() else observed
+        at = near.at
+        return near.take(evenly(MOST_OBSERVED, at.temperature, at.kd_weight, near.seed, at.context))
 
     def _blind(self, candidates: Sequence[Proposal], known: Known) -> Proposal:
         """Any, while workers are free and nothing has ended yet."""
@@ -165,8 +183,8 @@ class Curve:
                 scores = scores_of(self._coding.observed(first))
                 finer = choose_signal(scores, likelihoods(first)).name == NLL
                 steps = STEPS if learnt is None else REFIT_STEPS
-                fitted = fit(self._observed(first, finer), learnt, steps)
-                self._ladder[rung] = fitted.hyperparameters, finer
+                learnt = learn(self._observed(first, finer), learnt, steps)
+                self._ladder[rung] = learnt, finer
             learnt, finer = self._ladder[rung]
             rung = math.ceil(rung * REFIT_GROWTH)
         return learnt, finer
