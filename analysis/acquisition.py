@@ -16,7 +16,7 @@ INFORMS Journal on Computing 21 (2009).
 import numpy as np
 
 from analysis.settings import Floats, Ints, Settings
-from analysis.surface import Surface
+from analysis.surface import BLOCK, Surface
 
 NEGLIGIBLE = 0.03
 """Contexts that a candidate moves by less than this part of what it moves most are passed over."""
@@ -44,10 +44,21 @@ def knowledge_gradient(
     Returns:
         `[k]`, >= 0, in units of the score per unit of cost.
     """
-    mean = surface.mean(targets)
-    change = surface.lookahead(candidates, seeds, targets)
     columns = _columns(targets.context)
-    mean, change = mean[columns], change[:, columns]
+    mean = surface.mean(targets)[columns]
+    change = surface.lookahead(candidates, seeds, targets)
+    blocks = (change[at : at + BLOCK] for at in range(0, len(candidates), BLOCK))
+    total = np.concatenate([_rise_of_all(mean, block[:, columns]) for block in blocks])
+    return total if cost is None else total / cost
+
+
+def _rise_of_all(mean: Floats, change: Floats) -> Floats:
+    """The expected rise, summed over contexts, for every candidate, `[k]`.
+
+    Args:
+        mean: `[contexts, j]`.
+        change: `[k, contexts, j]`; is overwritten.
+    """
     best = mean.argmax(axis=1)
     change -= np.take_along_axis(change, best[None, :, None], axis=2)
     behind = mean.max(axis=1, keepdims=True) - mean
@@ -56,8 +67,8 @@ def knowledge_gradient(
     may_win = (FAR * moved > behind).any(axis=2)
     rows, contexts = np.nonzero(may_win & (spread > NEGLIGIBLE * spread.max(axis=1, keepdims=True)))
     rise = expected_rise(mean[contexts], change[rows, contexts])
-    total: Floats = np.bincount(rows, rise, len(candidates)).astype(np.float64)
-    return total if cost is None else total / cost
+    total: Floats = np.bincount(rows, rise, len(change)).astype(np.float64)
+    return total
 
 
 def expected_rise(mean: Floats, change: Floats) -> Floats:

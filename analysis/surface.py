@@ -49,6 +49,8 @@ STEPS = 40
 FIRST_GROUPS = 2
 """Groups that a fit without a start begins with, when there are more."""
 LAST_STEPS = 5
+BLOCK = 1000
+"""Candidates for a trial that are looked at together: covariances with all else take memory."""
 JITTER = 1e-9
 """Added to the diagonal, as a part of its mean; ten times more as often as needed."""
 LEVEL_SPREAD = 3.0
@@ -136,11 +138,21 @@ class Surface:
             Change of the targets' mean per standard deviation of what a candidate returns,
             `[k, m]`.
         """
-        theta, level = self.hyperparameters, self.unit.level
+        toward = self._whitened(targets, None)
+        change = np.empty((len(candidates), len(targets)))
+        for first in range(0, len(candidates), BLOCK):
+            block = slice(first, first + BLOCK)
+            change[block] = self._change(candidates.take(block), seeds[block], targets, toward)
+        return change
+
+    def _change(
+        self, candidates: Settings, seeds: Ints, targets: Settings, toward: Floats
+    ) -> Floats:
+        """The change, `[k, m]`, by targets that are whitened already: `toward`, `[n, m]`."""
         places, which = candidates.distinct()
-        both = covariance(places, targets, theta, level)[which]
+        both = covariance(places, targets, self.hyperparameters, self.unit.level)[which]
         returned = self._whitened(candidates, seeds)
-        both -= returned.T @ self._whitened(targets, None)
+        both -= returned.T @ toward
         both *= (self.unit.scale / np.sqrt(self._variance(candidates, returned)))[:, None]
         return both
 
