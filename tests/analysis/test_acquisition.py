@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+import analysis.acquisition
+import analysis.surface
 from analysis.acquisition import expected_rise, knowledge_gradient
 from analysis.surface import Observations, Settings, fit
 
@@ -71,6 +73,15 @@ def test_the_knowledge_gradient_equals_refitting_on_samples(surface):
         rise += (lines.max(axis=1) - lines[:, mean[rows].argmax()]).mean()
     value = knowledge_gradient(surface, candidate, seed, TARGETS)
     assert value[0] == pytest.approx(rise, rel=0.03)
+
+
+def test_candidates_are_worth_the_same_in_blocks_of_any_size(surface, monkeypatch):
+    seeds = np.arange(len(TARGETS)) % 4
+    whole = knowledge_gradient(surface, TARGETS, seeds, TARGETS)
+    for module in (analysis.surface, analysis.acquisition):
+        monkeypatch.setattr(module, "BLOCK", 10)
+    in_blocks = knowledge_gradient(surface, TARGETS, seeds, TARGETS)
+    assert in_blocks == pytest.approx(whole, rel=1e-9, abs=1e-15)
 
 
 def test_cost_divides_and_candidates_do_not_disturb_each_other(surface):
