@@ -29,7 +29,7 @@ from analysis.early import (
 )
 from analysis.estimators import Floats, Trials, quadratic
 from search.scheduler import asha
-from search.space import DEFAULT_GRACE
+from search.sections import DEFAULT_GRACE
 
 CONTEXT = ["label_noise", "method", "fraction"]
 FACTOR = 3.0

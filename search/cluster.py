@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from search.errors import KdcurveError
-from search.space import Resources, SearchSpec
+from search.sections import Resources
+from search.space import SearchSpec
 from trainables.parts import PATH_VARIABLE
 
 PROBE_S = 5.0

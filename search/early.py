@@ -14,7 +14,8 @@ from analysis.early import (
 from analysis.estimators import Floats
 from search.designer import Known
 from search.ledger import Ledger, TrialState
-from search.space import AUTO, DEFAULT_GRACE, SearchSpec
+from search.sections import AUTO, DEFAULT_GRACE
+from search.space import SearchSpec
 from trainables.record import Outcome
 
 FEWEST_TRIALS = 3

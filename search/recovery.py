@@ -20,7 +20,7 @@ from ray.exceptions import (
 
 from analysis.secrets import redacted
 from search.ledger import TrialState
-from search.space import Faults, Resources
+from search.sections import Faults, Resources
 
 MOST_LOSSES = 100
 """Machines that a trial may lose; one that brings its machines down must end some day."""

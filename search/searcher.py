@@ -14,7 +14,8 @@ from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import Ledger, TrialState
 from search.recovery import room
-from search.space import AUTO, SearchSpec
+from search.sections import AUTO
+from search.space import SearchSpec
 from search.unpickled import Unpickled
 
 PATIENCE_S = 0.02

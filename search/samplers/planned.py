@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.designer import Known, Later, Proposal
-from search.space import Interval, SearchSpec
+from search.sections import Interval
+from search.space import SearchSpec
 
 Choice = Callable[[SearchSpec, Known], Proposal | Later | None]
 """A design as a function: see `Designer.propose`."""

@@ -5,7 +5,7 @@ import ray
 
 from search.cluster import connected, fit, fit_later, may_grow
 from search.errors import KdcurveError
-from search.space import Resources
+from search.sections import Resources
 from search.specfile import read_yaml
 from tests.conftest import ROOT
 from trainables.parts import PATH_VARIABLE

@@ -26,7 +26,7 @@ from search.recovery import (
     reason_of,
     room,
 )
-from search.space import Faults, Resources
+from search.sections import Faults, Resources
 from trainables.engine import Diverged
 from trainables.trial import MachineLeavingError
 

@@ -13,7 +13,7 @@ from search.samplers.cmaes import ReplayedCmaEs
 from search.samplers.optuna_samplers import SAMPLERS, make_sampler
 from search.samplers.presence import check_sampler
 from search.samplers.table import DESIGNERS, make_designer
-from search.space import SAMPLERS as NAMES
+from search.sections import SAMPLERS as NAMES
 from search.studies import Studies
 from trainables.record import Outcome
 
