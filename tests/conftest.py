@@ -61,7 +61,7 @@ class Finished:
 
 
 def kdcurve(folder: Path, *arguments: str) -> Finished:
-    """Run the installed command in a folder, as a user would, at most as long as the test may take."""
+    """Run the installed command in a folder, as a user would; the test's own limit ends it."""
     done = subprocess.run(
         [KDCURVE, *arguments],
         cwd=folder,
