@@ -16,7 +16,7 @@ from rich.text import Text
 from analysis.secrets import RedactingFormatter
 from search.ledger import Ledger
 from search.space import SearchSpec
-from search.stopping import shares, spent
+from search.stopping import Spent, shares
 from trainables.record import Outcome
 
 REFRESH_S = 0.5
@@ -99,7 +99,7 @@ def progress_line(spec: SearchSpec, ledger: Ledger, elapsed_s: float, ended_befo
         f"{ended}{'' if spec.trials is None else f'/{spec.trials}'} trials"
         f"{f' ({split})' if split else ''} · {duration(elapsed_s)}"
     )
-    used = spent(spec, ledger.by_context, ledger.active_at(time.time()))
+    used = Spent(spec, ledger.by_context, ledger.active_at(time.time()))
     for key, share in shares(spec, used).items():
         if key != "trials_per_context":
             line += f" · {min(share, 1.0):.0%} of {key}"

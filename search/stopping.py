@@ -29,39 +29,45 @@ LossOf = Callable[[Known], Loss | None]
 
 @dataclass(frozen=True)
 class Spent:
-    """What the trials of a search have used so far."""
+    """What the trials of a search have used so far, those that still run included.
 
-    trials: float
-    """Proposed per context, on average: a sampler may spread them unevenly."""
-    epoch_samples: int
-    gpu_hours: float
-    wall_time_s: float
-    money: float
-    """0 without a price."""
-
-
-def spent(spec: SearchSpec, known: Known, active_s: float) -> Spent:
-    """Add up what trials have used, those that still run included.
+    Each is added up when it is asked for: of many trials that takes a while.
 
     Args:
         spec: the search.
         known: its trials by context key.
-        active_s: seconds that some process has worked on it (`Ledger.active_at`).
+        wall_time_s: seconds that some process has worked on it (`Ledger.active_at`).
     """
-    hours = sum(trial.last.get(SECONDS, 0.0) for trials in known.values() for trial in trials) * (
-        spec.resources.gpu / 3600
-    )
-    return Spent(
-        trials=sum(map(len, known.values())) / len(spec.context_list),
-        epoch_samples=sum(
-            trial.epoch * spec.kept_samples(context)
-            for context in spec.context_list
-            for trial in known.get(context.key, ())
-        ),
-        gpu_hours=hours,
-        wall_time_s=active_s,
-        money=hours * (spec.budget.cost_per_gpu_hour or 0.0),
-    )
+
+    spec: SearchSpec
+    known: Known
+    wall_time_s: float
+
+    @property
+    def trials(self) -> float:
+        """Proposed per context, on average: a sampler may spread them unevenly."""
+        return sum(map(len, self.known.values())) / len(self.spec.context_list)
+
+    @property
+    def epoch_samples(self) -> int:
+        """Epochs × samples trained."""
+        return sum(
+            trial.epoch * self.spec.kept_samples(context)
+            for context in self.spec.context_list
+            for trial in self.known.get(context.key, ())
+        )
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of training × GPUs of a trial."""
+        every = (trial for trials in self.known.values() for trial in trials)
+        seconds = sum(trial.last.get(SECONDS, 0.0) for trial in every)
+        return seconds * self.spec.resources.gpu / 3600
+
+    @property
+    def money(self) -> float:
+        """Price of the GPU hours; 0 where none is named."""
+        return self.gpu_hours * (self.spec.budget.cost_per_gpu_hour or 0.0)
 
 
 _LIMITS: dict[str, Callable[[Spent, float], str]] = {
@@ -100,7 +106,7 @@ def reached(
         active_s: seconds that some process has worked on it.
         loss_of: judges `budget.until`; needed only where that is set.
     """
-    used = spent(spec, known, active_s)
+    used = Spent(spec, known, active_s)
     for key, share in shares(spec, used).items():
         if share >= 1.0:
             return _LIMITS[key](used, getattr(spec.budget, key))

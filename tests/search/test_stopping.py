@@ -8,7 +8,7 @@ from search.designer import Proposal, start_values
 from search.errors import KdcurveError
 from search.journal import EventKind
 from search.ledger import TrialState
-from search.stopping import EXHAUSTED, HOPELESS, Bounded, Losses, reached, shares, spent
+from search.stopping import EXHAUSTED, HOPELESS, Bounded, Losses, Spent, reached, shares
 from trainables.record import SECONDS, Outcome
 
 
@@ -59,7 +59,7 @@ def test_epochs_times_kept_samples_count_trials_that_still_run(search):
     running = {"epochs": 4, "outcome": None}
     for limit, ends in ((samples, True), (samples + 1, False)):
         spec, known = search({"epoch_samples": limit}, small=[{}], large=[running])
-        assert spent(spec, known, 0.0).epoch_samples == samples
+        assert Spent(spec, known, 0.0).epoch_samples == samples
         assert (reached(spec, known, 0.0) is not None) == ends
 
 
@@ -81,7 +81,7 @@ def test_only_the_time_that_was_worked_counts(search):
     spec, known = search({"wall_time_s": 60})
     assert reached(spec, known, 59.9) is None
     assert reached(spec, known, 60.0) == "60 s worked on it, of 60 allowed"
-    assert shares(spec, spent(spec, known, 30.0)) == {"wall_time_s": 0.5}
+    assert shares(spec, Spent(spec, known, 30.0)) == {"wall_time_s": 0.5}
 
 
 def test_pauses_between_two_lives_are_not_worked(spec_ledger):
