@@ -10,7 +10,8 @@ event loop spends on a proposal and on a report (record and early stopping toget
 its end a trial is in MLflow; and what the record, MLflow and the storage have grown by. Each
 search has a process of its own.
 
-Prints a table, and as its last line one JSON object.
+Prints a table, and as its last line one JSON object; what is measured of each search as soon as it
+ends, to stderr.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import functools
 import json
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -189,7 +191,10 @@ def main() -> None:
     sizes = parser.parse_args().trials
     if any(trials < 100 or trials % 100 for trials in sizes):
         parser.error("allowed: multiples of 100")
-    measured = [fresh(measure, trials) for trials in sizes]
+    measured = []
+    for trials in sizes:
+        measured.append(fresh(measure, trials))
+        print(json.dumps(measured[-1]), file=sys.stderr, flush=True)  # the next may take an hour
     table = Table("trials", *(f"{trials:,}" for trials in sizes), box=None)
     for row, show in ROWS.items():
         table.add_row(row, *map(show, measured))
