@@ -1,12 +1,13 @@
 """How long does each sampler think about a trial?
 
-    python benchmarks/proposals.py [--quick] [--under-way N] [SAMPLER ...]
+    python benchmarks/proposals.py [--quick] [--size CONTEXTS TRIALS] [--under-way N] [SAMPLER ...]
 
 Searches of 200 and of 3,000 trials over 28 contexts, and one of 3,000 over 500, whose trials are
 made up: a parabola over the KD weight with noise. `taking up` is what a search that is resumed
 spends before its first proposal: Optuna is told everything. The next 60 proposals are timed with
 all of the trials known, each trial ending before the next is asked for. With ``--under-way`` the
-last of the made-up trials, so many of them, have not ended. Processor seconds.
+last of the made-up trials, so many of them, have not ended. Processor seconds, and the most memory
+that the process took, libraries included.
 
 Prints a table, and as its last line one JSON object.
 """
@@ -15,12 +16,14 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
+from overhead import fresh
 from rich.console import Console
 from rich.table import Table
 
@@ -64,8 +67,8 @@ def made_up(sampler: str, contexts: int, trials: int) -> SearchSpec:
 
 def measure(
     sampler: str, contexts: int, trials: int, under_way: int, folder: Path
-) -> tuple[float, list[float]]:
-    """Seconds to tell Optuna everything, and of the proposals after that."""
+) -> tuple[float, list[float], float]:
+    """Seconds to tell Optuna everything, those of the proposals after that, and MB of memory."""
     spec = made_up(sampler, contexts, trials)
     draw = random.Random(0)
     known: dict[str, list[TrialState]] = {}
@@ -108,7 +111,7 @@ def measure(
             raise RuntimeError(f"{sampler} proposed nothing after {number} trials")
         designer.accepted(number)
         end(number, proposal)
-    return taking_up, times
+    return taking_up, times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def main() -> None:
@@ -116,16 +119,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("samplers", nargs="*", metavar="SAMPLER")
     parser.add_argument("--quick", action="store_true", help="the small search alone")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("CONTEXTS", "TRIALS"))
     parser.add_argument("--under-way", type=int, default=0, help="trials that have not ended")
     options = parser.parse_args()
     names = options.samplers or list(DESIGNERS)
-    table = Table("sampler", "contexts", "trials", "taking up (s)", "mean (s)", "longest (s)")
+    sizes = [options.size] if options.size else SIZES[:1] if options.quick else SIZES
+    seconds = ("taking up (s)", "mean (s)", "longest (s)")
+    table = Table("sampler", "contexts", "trials", *seconds, "memory (MB)")
     figures = {}
-    for contexts, trials in SIZES[:1] if options.quick else SIZES:
+    for contexts, trials in sizes:
         for name in names:
             with tempfile.TemporaryDirectory() as folder:
-                taking_up, times = measure(
-                    name, contexts, trials, min(options.under_way, trials), Path(folder)
+                under_way = min(options.under_way, trials)
+                taking_up, times, memory_mb = fresh(
+                    measure, name, contexts, trials, under_way, Path(folder)
                 )
             row = {
                 "taking_up": taking_up,
@@ -133,7 +140,8 @@ def main() -> None:
                 "longest": max(times),
             }
             figures[f"{name}/{contexts}/{trials}"] = {k: round(s, 4) for k, s in row.items()}
-            table.add_row(name, str(contexts), str(trials), *(f"{s:.3f}" for s in row.values()))
+            shown = (f"{s:.3f}" for s in row.values())
+            table.add_row(name, str(contexts), str(trials), *shown, f"{memory_mb:.0f}")
     Console(width=100).print(table)
     versions = {name: version(name) for name in ("optuna", "numpy")}
     print(json.dumps({"seconds": figures, "n": PROPOSALS, "cpus": os.cpu_count(), **versions}))
