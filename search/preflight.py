@@ -252,7 +252,7 @@ def _on_each(
 def _why(error: Exception) -> str:
     """Why a machine did not report, in a line."""
     text = str(error)
-    missing = re.search(r"No module named \S+", text)
+    missing = re.search(r"No module named '[^']*'", text)
     if missing:
         return f"kdcurve cannot run there ({missing[0]}); install it, as on the other machines"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

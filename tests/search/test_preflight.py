@@ -146,14 +146,16 @@ def test_of_four_machines_the_two_that_differ_are_named(tmp_path):
     other = tmp_path / "other" / "torch-0.0.1.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.0.1\n")
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
     for package in ("search", "trainables", "analysis"):
-        (tmp_path / "hostile" / package).mkdir(parents=True)
-        (tmp_path / "hostile" / package / "__init__.py").touch()
+        # Not a package: an editable installation would add what is missing from one.
+        (hostile / f"{package}.py").touch()
     done = subprocess.run(
         [
             *(sys.executable, "-P", "-c", ASK),
             os.pathsep.join((str(tmp_path / "other"), str(ROOT))),
-            str(tmp_path / "hostile"),
+            str(hostile),
             str(tmp_path / "home"),
         ],
         cwd=tmp_path,
