@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis.acquisition import knowledge_gradient
 from analysis.kernel import prior
-from analysis.settings import Observations, evenly
+from analysis.settings import Ints, Observations, evenly
 from analysis.signal import NLL, choose_signal, heeding, scores_of
 from analysis.surface import STEPS, Hyperparameters, condition, learn, unit_of
 from search.designer import START_POINTS, Known, Proposal, start_values
@@ -142,7 +142,7 @@ class Curve:
             return [self._blind(candidates, known)]
         learnt, finer = self._learnt(ended)
         observed = self._observed(ended, finer)
-        near = self._near(observed, contexts)
+        near = _near(observed, grid.context)
         surface = condition(near, learnt or prior(), unit_of(observed))
         waiting = [t for trials in known.values() for t in trials if t.outcome is None]
         if waiting:
@@ -153,18 +153,6 @@ class Curve:
         for i in np.argsort(-worth, kind="stable"):
             best.setdefault(candidates[i].context.key, candidates[i])
         return list(best.values())[: self._size(known)]
-
-    def _near(self, observed: Observations, contexts: Sequence[Context]) -> Observations:
-        """All or, of very many, those in some contexts, thinned out whatever they scored."""
-        if len(observed) <= MOST_OBSERVED:
-            return observed
-        keys = {context.key for context in contexts}
-        own = [i for i, each in enumerate(self._spec.context_list) if each.key in keys]
-        inside = np.isin(observed.at.context, own)
-        # All may have failed in contexts that lag behind.
-        near = observed.take(inside) if inside.any() else observed
-        at = near.at
-        return near.take(evenly(MOST_OBSERVED, at.temperature, at.kd_weight, near.seed, at.context))
 
     def _blind(self, candidates: Sequence[Proposal], known: Known) -> Proposal:
         """Any, while workers are free and nothing has ended yet."""
@@ -227,6 +215,17 @@ class Curve:
                         proposals.append(Proposal(context, choice, seed))
                         rows.append(i * len(choices) + j)
         return proposals, rows
+
+
+def _near(observed: Observations, contexts: Ints) -> Observations:
+    """All or, of very many, those in some contexts, thinned out whatever they scored."""
+    if len(observed) <= MOST_OBSERVED:
+        return observed
+    inside = np.isin(observed.at.context, contexts)
+    # All may have failed in contexts that lag behind.
+    near = observed.take(inside) if inside.any() else observed
+    at = near.at
+    return near.take(evenly(MOST_OBSERVED, at.temperature, at.kd_weight, near.seed, at.context))
 
 
 def _wanted(known: Known) -> int:

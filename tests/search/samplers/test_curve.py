@@ -303,18 +303,18 @@ def test_after_a_batch_that_holds_less_than_its_size_trials_come_singly(long_sea
 def test_of_very_many_trials_a_surface_heeds_a_part_of_those_in_question(spec, played, monkeypatch):
     _, known = played
     observed = Coding(spec).observed(complete([t for own in known.values() for t in own]))
-    designer, contexts = Curve(spec), spec.context_list[:2]
-    assert designer._near(observed, contexts) is observed
+    contexts = np.arange(2)
+    assert curve._near(observed, contexts) is observed
     monkeypatch.setattr(curve, "MOST_OBSERVED", 12)
-    near = designer._near(observed, contexts)
+    near = curve._near(observed, contexts)
     assert np.bincount(near.at.context).tolist() == pytest.approx([6, 6], abs=1)
     assert near.at.kd_weight.min() == 0.0
     # What was chosen depends on no score, and is what these trials scored.
-    other = designer._near(replace(observed, value=-observed.value), contexts)
+    other = curve._near(replace(observed, value=-observed.value), contexts)
     assert (near.value == -other.value).all()
     # Where all contexts in question have failed so far, the others say what they can.
     elsewhere = observed.take(observed.at.context > 1)
-    assert len(designer._near(elsewhere, contexts)) == 12
+    assert len(curve._near(elsewhere, contexts)) == 12
 
 
 def test_a_part_of_the_trials_leads_near_the_best_kd_weight_too(spec, monkeypatch):
